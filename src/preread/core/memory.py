@@ -1,0 +1,124 @@
+"""A memory: what a method made of a passage or a document, and the proof of which weights may read it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from preread.core.errors import FingerprintMismatch, IntegrityError
+from preread.core.types import Scope, sha256
+
+FORMAT = "preread-memory-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """Everything that decides what a memory's numbers are; two equal producers make equal memories.
+
+    Args:
+        method: name of the method.
+        base: fingerprint of decoder and tokenizer.
+        weights: hash of the method's own weights (compressor), or an empty string where it has none.
+        settings: the method's settings that change its output, as sorted JSON.
+        dtype: dtype of the stored vectors.
+        trained_segments: how many segments in a row the weights were trained for; 0 is no limit.
+    """
+
+    method: str
+    base: str
+    weights: str
+    settings: str
+    dtype: str
+    trained_segments: int = 0
+
+    @property
+    def key(self) -> str:
+        """Hex SHA-256 that names this producer."""
+        return sha256(json.dumps(asdict(self), sort_keys=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Tensors and their manifest; valid only for the decoder that the producer names.
+
+    Args:
+        producer: who made it.
+        scope: whether it stands for one passage or a whole document.
+        source: hash of what was read: the token ids, in order.
+        tokens: how many tokens of text it stands for.
+        tensors: the method's tensors; the first dimension counts positions that the decoder will read.
+    """
+
+    producer: Producer
+    scope: Scope
+    source: str
+    tokens: int
+    tensors: dict[str, Tensor]
+
+    @property
+    def positions(self) -> int:
+        """How many positions of the decoder it takes."""
+        return max(len(tensor) for tensor in self.tensors.values())
+
+    def to_bytes(self) -> bytes:
+        """One safetensors file with the manifest in its header."""
+        manifest = {
+            "format": FORMAT,
+            "producer": json.dumps(asdict(self.producer), sort_keys=True),
+            "scope": self.scope,
+            "source": self.source,
+            "tokens": str(self.tokens),
+        }
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
+        return save_tensors(tensors, metadata=manifest)
+
+    @staticmethod
+    def from_bytes(raw: bytes, expect: Producer | None = None) -> Memory:
+        """Read a memory back, bit for bit.
+
+        Raises:
+            IntegrityError: the bytes are not a whole memory file.
+            FingerprintMismatch: `expect` is given and another producer made it.
+        """
+        manifest = _manifest(raw)
+        try:
+            producer = Producer(**json.loads(manifest["producer"]))
+            memory = Memory(
+                producer, manifest["scope"], manifest["source"], int(manifest["tokens"]), load_tensors(raw)
+            )
+        except Exception as error:
+            raise _corrupt(str(error)) from error
+        if expect is not None and producer != expect:
+            raise FingerprintMismatch(
+                expected=f"a memory made by {expect.method} for base {expect.base[:12]} ({expect.settings})",
+                got=f"one made by {producer.method} for base {producer.base[:12]} ({producer.settings})",
+                consequence="It was not loaded, because its numbers mean nothing to these weights.",
+                remedy="Add the document again, or open the library with the model it was made for.",
+            )
+        return memory
+
+
+def _manifest(raw: bytes) -> dict[str, str]:
+    size = int.from_bytes(raw[:8], "little")
+    try:
+        if not 0 < size <= len(raw) - 8:
+            raise ValueError("the header's length lies outside the file")
+        manifest: dict[str, str] = json.loads(raw[8 : 8 + size])["__metadata__"]
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']!r}")
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise _corrupt(str(error)) from error
+    return manifest
+
+
+def _corrupt(reason: str) -> IntegrityError:
+    return IntegrityError(
+        expected=f"a memory file of format {FORMAT}",
+        got=f"bytes that are not one ({reason})",
+        consequence="Nothing was loaded.",
+        remedy="Add the document again to rebuild its memory.",
+    )

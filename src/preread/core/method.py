@@ -1,0 +1,110 @@
+"""The door that every method goes through.
+
+A `Method` is a description (settings and, where it has them, trained weights). Attached to a decoder it becomes
+a `Handle`, which encodes passages, makes prompts and says what can be trained. Detached, the decoder is exactly
+what it was. The laws of the door are tested for every method in `tests/contract`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from preread.core.memory import Memory, Producer
+from preread.core.types import Passage, Prompt, Scope
+
+if TYPE_CHECKING:
+    from preread.nn.hf import Decoder
+
+
+class Objective(nn.Module, ABC):
+    """What one training stage minimises.
+
+    The parameters that train are those with `requires_grad`; nothing else may change. `forward` is the loss, so that
+    a distributed wrapper sees an ordinary module.
+    """
+
+    @abstractmethod
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Loss terms by name, already weighted: the loss is their sum. Each is a scalar."""
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that this stage trains, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def settle(self) -> None:
+        """Called once when training ends: free whatever only training needed."""
+        return
+
+
+class Handle(ABC):
+    """A method attached to a decoder.
+
+    Class attributes:
+        name: the method's name, as users type it.
+        needs: fields of `Prompt` that its prompts may use; an engine must accept them all.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+
+    @property
+    @abstractmethod
+    def scopes(self) -> tuple[Scope, ...]:
+        """Which memories a library keeps of each document. Passage memories are made independently of one another,
+        so they may be joined, dropped and put in any order; a document's memory is one piece.
+        """
+
+    @abstractmethod
+    def producer(self, scope: Scope) -> Producer:
+        """Who its memories say made them."""
+
+    @abstractmethod
+    def encode(self, passages: Iterable[Passage], scope: Scope = "passage") -> Iterator[Memory]:
+        """One memory a passage, in order and as they become ready, or one for them all (`document`).
+
+        The input may be longer than the machine's memory: it is read as it is needed.
+        """
+
+    @abstractmethod
+    def prompt(self, question: str, memories: Sequence[Memory], adapter: str | None = None) -> Prompt:
+        """The positions that put the question to the memories, in the order given."""
+
+    @abstractmethod
+    def objective(self, stage: str, **settings: Any) -> Objective:
+        """The loss of a training stage.
+
+        Raises:
+            UsageError: the method has no such stage.
+        """
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Put the decoder back exactly as it was; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+
+class Method(ABC):
+    """A way for long context to reach a decoder, before it is attached to one."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def attach(self, decoder: Decoder) -> Handle:
+        """Bind to a decoder.
+
+        Raises:
+            FingerprintMismatch: the method's trained weights were made for another decoder.
+            UnsupportedModel: the decoder's anatomy does not allow it.
+        """

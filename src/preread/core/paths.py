@@ -1,0 +1,20 @@
+"""Where things live: `PREREAD_HOME`, or the platform's data and cache directories."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path, user_data_path
+
+
+def data_home() -> Path:
+    """The directory of libraries: `PREREAD_HOME`, else the XDG data directory."""
+    home = os.environ.get("PREREAD_HOME")
+    return Path(home).expanduser() if home else user_data_path("preread", appauthor=False)
+
+
+def cache_home() -> Path:
+    """The directory of what can be fetched again: `PREREAD_HOME/cache`, else the XDG cache directory."""
+    home = os.environ.get("PREREAD_HOME")
+    return Path(home).expanduser() / "cache" if home else user_cache_path("preread", appauthor=False)

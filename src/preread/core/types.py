@@ -1,0 +1,244 @@
+"""Document -> Passage -> Memory -> Prompt -> Answer: the nouns that everything else is made of.
+
+Shape letters, used in every docstring and suffix of the project:
+
+    B  rows of a batch              D  width of the decoder's residual stream
+    T  positions of a sequence      H  query heads         K  key/value heads
+    N  rows (vectors) of a memory   E  width of one head   V  vocabulary
+    S  segments of a document       L  layers              R  rank of a LoRA
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MEMORY = -1
+"""The id that marks a position of a prompt which an embedding fills instead of a token."""
+
+Scope = Literal["passage", "document"]
+"""What one memory was made of: one passage on its own, or a whole document read in order."""
+
+
+def sha256(*parts: bytes | str) -> str:
+    """Hex SHA-256 of the parts, each preceded by its length so that no two lists collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a page or a section begins.
+
+    Args:
+        start: character offset in the document's text.
+        kind: `page` or `section`.
+        label: the page's number or the section's heading.
+    """
+
+    start: int
+    kind: Literal["page", "section"]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Text with its pages or sections, and where it came from.
+
+    Args:
+        source: path or address it was read from, as the user would recognise it.
+        title: a name to show.
+        text: the plain text; every offset in the project counts its characters.
+        marks: pages or sections in order of `start`.
+    """
+
+    source: str
+    title: str
+    text: str
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """Hex SHA-256 of everything an answer could show of the document."""
+        marks = "\n".join(f"{m.start} {m.kind} {m.label}" for m in self.marks)
+        return sha256(self.title, self.text, marks)
+
+    def place(self, offset: int) -> str:
+        """Where a character stands, for a citation: `page 3`, `section "Storage"`, or an empty string."""
+        here = [mark for mark in self.marks if mark.start <= offset]
+        if not here:
+            return ""
+        mark = here[-1]
+        return f"page {mark.label}" if mark.kind == "page" else f'section "{mark.label}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A token-exact piece of a document: the ids are a slice of the document's own tokens.
+
+    Args:
+        document: hash of the document.
+        index: number of the passage in its document, from 0.
+        ids: token ids, as the decoder's tokenizer gave them for the whole document.
+        start: first character in the document's text.
+        end: one past the last character.
+        text: those characters.
+        place: page or section of `start`, or an empty string.
+        first_token: how many of the document's tokens stand before the passage.
+    """
+
+    document: str
+    index: int
+    ids: tuple[int, ...]
+    start: int
+    end: int
+    text: str
+    place: str
+    first_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the decoder reads: one sequence of positions.
+
+    Args:
+        ids: [T] int64; `MEMORY` marks the positions that `embeds` fills, in order.
+        embeds: [N, D] vectors in the space of the decoder's input embeddings, or None.
+        adapter: name of the LoRA adapter to read it with, or None for the bare decoder.
+    """
+
+    ids: Tensor
+    embeds: Tensor | None = None
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        rows = 0 if self.embeds is None else len(self.embeds)
+        holes = int((self.ids == MEMORY).sum())
+        assert rows == holes, f"{rows} embeddings for {holes} memory positions"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the fields in use, to hold against what an engine accepts."""
+        used = {"ids"}
+        if self.embeds is not None:
+            used.add("embeds")
+        if self.adapter is not None:
+            used.add("adapter")
+        return frozenset(used)
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A retrieved passage that stands behind an answer; chosen by the retriever, never by the model."""
+
+    document: str
+    title: str
+    source: str
+    place: str
+    start: int
+    end: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost.
+
+    Args:
+        tokens_read: positions of the prompt, memory vectors included.
+        tokens_of_source: tokens that the documents behind those positions have as text.
+        tokens_written: tokens of the answer.
+        first_token_s: seconds from the request to the first token.
+        per_token_s: mean seconds of each further token.
+    """
+
+    tokens_read: int
+    tokens_of_source: int
+    tokens_written: int
+    first_token_s: float
+    per_token_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply, what it rests on and what it cost.
+
+    Args:
+        text: the reply.
+        method: which method read the documents.
+        citations: passages behind it, best first.
+        usage: tokens and seconds.
+        finish: `stop` (the model ended it), `length` (the limit did) or `cancelled`.
+        notes: what the reader must know, such as a fall-back or parts that were not read.
+    """
+
+    text: str
+    method: str
+    citations: tuple[Citation, ...]
+    usage: Usage
+    finish: Literal["stop", "length", "cancelled"]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn; the default is greedy.
+
+    Args:
+        max_tokens: most tokens to write.
+        temperature: 0 takes the likeliest token.
+        top_p: smallest set of tokens with at least this probability; 1 keeps all.
+        top_k: keep this many tokens; 0 keeps all.
+        repetition_penalty: above 1, tokens of the answer so far become less likely.
+        stop: strings that end the answer and are not part of it.
+        seed: makes a drawn answer repeatable.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The frame of one question: what stands before the context and what after, as token ids.
+
+    Args:
+        before: [T1] int64, the chat template up to the place of the context.
+        after: [T2] int64, the question and the template's end.
+    """
+
+    before: Tensor
+    after: Tensor
+
+    def around(self, pieces: Sequence[Tensor]) -> Tensor:
+        """[T] int64: the frame with the pieces of context in its place."""
+        return torch.cat([self.before, *pieces, self.after])
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that the retriever found, with its score (higher is better)."""
+
+    passage: Passage
+    score: float
+    title: str = ""
+    source: str = ""
+    extra: dict[str, float] = field(default_factory=dict)

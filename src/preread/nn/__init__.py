@@ -1,0 +1,1 @@
+"""What is attached to a decoder: its anatomy (`hf`), low-rank adapters (`lora`)."""

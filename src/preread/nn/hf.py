@@ -1,0 +1,200 @@
+"""The only file that knows a decoder's anatomy and the versions of transformers.
+
+Everything else sees a `Decoder`: token ids or embeddings in, hidden states or logits out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache, DynamicLayer
+
+from preread.core.errors import UnsupportedModel
+from preread.core.types import MEMORY, Turn
+from preread.nn.lora import Adapters
+
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+CONTEXT_SLOT = "\x02context\x03"
+"""Stands for the context while a chat template is rendered; control characters that no text holds."""
+
+
+class PreallocatedLayer(DynamicLayer):
+    """One layer's keys and values in a buffer made once, so that a token costs a copy of itself, not of the past.
+
+    The default growing cache concatenates, which on a CPU is most of the time of a token at 8,000 positions.
+    """
+
+    def __init__(self, capacity: int, config: Any = None) -> None:
+        super().__init__()
+        self.capacity, self.length = capacity, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make the buffers, [B, K, capacity, E], with the shapes and dtype of the first states."""
+        super().lazy_initialization(key_states, value_states)
+        self._keys = key_states.new_empty((*key_states.shape[:2], self.capacity, key_states.shape[3]))
+        self._values = value_states.new_empty((*value_states.shape[:2], self.capacity, value_states.shape[3]))
+        self.keys, self.values = self._keys[:, :, :0], self._values[:, :, :0]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write [B, K, T, E] behind what is there; returns views of all keys and values so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, self.length = self.length, self.length + key_states.shape[2]
+        assert self.length <= self.capacity, f"cache of {self.capacity} positions is full"
+        self._keys[:, :, start : self.length] = key_states
+        self._values[:, :, start : self.length] = value_states
+        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A frozen causal language model with its tokenizer.
+
+    Args:
+        model: any Hugging Face decoder with q, k, v and o projections.
+        tokenizer: its fast tokenizer.
+        name: how the user named it.
+        fingerprint: hash of weights, architecture and tokenizer; memories are bound to it.
+        note: what every result must say of the weights, such as `de-quantised Q4_1`.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    fingerprint: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        self.model.requires_grad_(False).eval()
+        if not self.tokenizer.is_fast:
+            raise UnsupportedModel(
+                expected="a fast tokenizer, which gives character offsets",
+                got=type(self.tokenizer).__name__,
+                consequence=f"{self.name} was not loaded: citations could not point at the source.",
+                remedy="Choose a model whose repository has a tokenizer.json.",
+            )
+        if not self.projections:
+            raise UnsupportedModel(
+                expected=f"attention layers with {', '.join(ATTENTION_PROJECTIONS)}",
+                got=type(self.model).__name__,
+                consequence=f"{self.name} was not loaded: nothing could be attached to it.",
+                remedy="Choose a decoder of the Llama, Qwen, Gemma or Mistral families.",
+            )
+
+    @cached_property
+    def projections(self) -> dict[str, nn.Linear]:
+        """The attention's q, k, v and o projections by their names in the model."""
+        found = {
+            name: module
+            for name, module in self.model.named_modules()
+            if name.rsplit(".", 1)[-1] in ATTENTION_PROJECTIONS and hasattr(module, "in_features")
+        }
+        return found
+
+    @cached_property
+    def adapters(self) -> Adapters:
+        """The LoRA adapters attached to this decoder."""
+        return Adapters(self.projections)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.model.get_input_embeddings().embedding_dim)
+
+    @property
+    def window(self) -> int:
+        """Positions the decoder was trained for."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.model.device
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ends = ends if isinstance(ends, list) else [ends]
+        return frozenset(int(e) for e in [*ends, self.tokenizer.eos_token_id] if e is not None)
+
+    def embed(self, ids: Tensor, embeds: Tensor | None = None) -> Tensor:
+        """[..., T] ids -> [..., T, D] input embeddings; `embeds` [N, D] fills the `MEMORY` positions in order."""
+        table = self.model.get_input_embeddings()
+        ids = ids.to(self.device)
+        holes = ids == MEMORY
+        out: Tensor = table(ids.masked_fill(holes, 0))
+        if embeds is None:
+            return out
+        return out.masked_scatter(holes.unsqueeze(-1), embeds.to(out))
+
+    def hidden(
+        self,
+        embeds: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Last hidden states after the final norm.
+
+        Args:
+            embeds: [B, T, D] input embeddings.
+            mask: [B, T_past + T] 1 for positions that count, 0 for padding; None where all do.
+            positions: [B, T] position ids; None counts from the cache's length.
+            cache: keys and values so far; extended in place.
+
+        Returns:
+            [B, T, D].
+        """
+        out = self.model.base_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[..., D] last hidden states -> [..., V] logits, with the model's own soft cap where it has one."""
+        logits: Tensor = self.model.get_output_embeddings()(states)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    def cache(self, capacity: int) -> Cache:
+        """An empty key/value cache for `capacity` positions, allocated once."""
+        layers = self.model.config.get_text_config().num_hidden_layers
+        return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])
+
+    def turn(self, question: str) -> Turn:
+        """The chat template's positions around a context that stands before the question.
+
+        With no context between them, `before + after` is the plain prompt of the question alone.
+        """
+        if self.tokenizer.chat_template is None:
+            before, after = "", f"Question: {question}\nAnswer:"
+        else:
+            rendered = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": CONTEXT_SLOT + question}], tokenize=False, add_generation_prompt=True
+            )
+            before, _, after = str(rendered).partition(CONTEXT_SLOT)
+        return Turn(self.tokens(before, special=self.tokenizer.chat_template is None), self.tokens(after))
+
+    def tokens(self, text: str, special: bool = False) -> Tensor:
+        """[T] int64 token ids of a text; `special` lets the tokenizer add what it puts at a text's start."""
+        ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)

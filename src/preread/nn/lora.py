@@ -1,0 +1,182 @@
+"""Low-rank adapters on a frozen decoder, by name (LoRA, arXiv 2106.09685, equation 3).
+
+An adapter adds `(alpha / R) * B A x` to the output of chosen linear layers. Here it is added by a forward hook, so the
+decoder's modules, names and weights stay what they are, any linear layer will do (a quantised one too), and detaching
+is removing the hook. The file format is PEFT's, so that other engines read our adapters and we read theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from preread.core.errors import IntegrityError, UsageError
+
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Shape of an adapter.
+
+    Args:
+        rank: R.
+        alpha: the update is scaled by alpha / R.
+        dropout: share of the inputs dropped in training.
+        targets: last parts of the names of the layers it sits on.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class Lora(nn.Module):
+    """One adapter: matrices A [R, in] and B [out, R] for each layer; B starts at zero, so it starts as nothing.
+
+    Parameters are float32: a bfloat16 step of the size that training takes would round to nothing.
+    """
+
+    def __init__(self, config: LoraConfig, layers: Mapping[str, nn.Linear]) -> None:
+        super().__init__()
+        self.config = config
+        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
+        for name, layer in layers.items():
+            if name.rsplit(".", 1)[-1] in config.targets:
+                key, device = name.replace(".", "/"), layer.weight.device
+                self.a[key] = nn.Parameter(torch.empty(config.rank, layer.in_features, device=device))
+                self.b[key] = nn.Parameter(torch.zeros(layer.out_features, config.rank, device=device))
+                nn.init.kaiming_uniform_(self.a[key], a=math.sqrt(5))
+
+    def delta(self, name: str, x: Tensor) -> Tensor | None:
+        """[..., in] input of a layer -> [..., out] update of its output; None where the adapter has no such layer."""
+        key = name.replace(".", "/")
+        if key not in self.a:
+            return None
+        x = F.dropout(x, self.config.dropout, self.training)
+        low = F.linear(x, self.a[key].to(x.dtype))
+        return F.linear(low, self.b[key].to(x.dtype)) * (self.config.alpha / self.config.rank)
+
+    def save(self, folder: Path) -> None:
+        """Write PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for key, a in self.a.items():
+            stem = PEFT_PREFIX + key.replace("/", ".")
+            tensors[f"{stem}.lora_A.weight"] = a.detach().cpu().contiguous()
+            tensors[f"{stem}.lora_B.weight"] = self.b[key].detach().cpu().contiguous()
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": self.config.rank,
+            "lora_alpha": self.config.alpha,
+            "lora_dropout": self.config.dropout,
+            "target_modules": list(self.config.targets),
+            "bias": "none",
+            "inference_mode": True,
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path, layers: Mapping[str, nn.Linear]) -> Lora:
+        """Read PEFT's layout.
+
+        Raises:
+            IntegrityError: the files are missing or damaged, or their layers or shapes are not the decoder's.
+        """
+        try:
+            raw = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / "adapter_model.safetensors")
+            config = LoraConfig(raw["r"], raw["lora_alpha"], raw.get("lora_dropout", 0.0), tuple(raw["target_modules"]))
+            lora = Lora(config, layers)
+            for key in list(lora.a):
+                stem = PEFT_PREFIX + key.replace("/", ".")
+                for matrices, letter in ((lora.a, "A"), (lora.b, "B")):
+                    matrices[key].data.copy_(tensors.pop(f"{stem}.lora_{letter}.weight"))
+            if tensors:
+                raise ValueError(f"{len(tensors)} tensors that fit no layer, such as {next(iter(tensors))}")
+        except Exception as error:
+            raise IntegrityError(
+                expected=f"a LoRA adapter in PEFT's layout for this decoder in {folder}",
+                got=f"{type(error).__name__}: {error}",
+                consequence="The adapter was not loaded; the decoder is unchanged.",
+                remedy="Train it again for this decoder, or name the decoder it was trained for.",
+            ) from error
+        return lora.eval()
+
+
+class Adapters:
+    """The adapters of one decoder by name, of which at most one acts at a time."""
+
+    def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
+        self._layers = dict(layers)
+        self._loras: dict[str, Lora] = {}
+        self._hooks: list[RemovableHandle] = []
+        self._active: Lora | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._loras
+
+    def __getitem__(self, name: str) -> Lora:
+        return self._loras[name]
+
+    @property
+    def layers(self) -> Mapping[str, nn.Linear]:
+        """The linear layers that an adapter may sit on, by name."""
+        return self._layers
+
+    def add(self, name: str, lora: Lora) -> Lora:
+        """Make an adapter available under a name, in the place of one that had it."""
+        if not self._hooks:
+            self._hooks = [
+                layer.register_forward_hook(self._hook(name_)) for name_, layer in self._layers.items()
+            ]
+        self._loras[name] = lora
+        return lora
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter; with the last one the decoder's layers are bare again."""
+        self._loras.pop(name, None)
+        if not self._loras:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Let one adapter act inside the block; None is the bare decoder.
+
+        Raises:
+            UsageError: no adapter has that name.
+        """
+        if name is not None and name not in self._loras:
+            raise UsageError(
+                expected=f"an adapter that is attached ({', '.join(self._loras) or 'none is'})",
+                got=name,
+                consequence="Nothing was computed.",
+                remedy="Attach it first, or ask without an adapter.",
+            )
+        before, self._active = self._active, None if name is None else self._loras[name]
+        try:
+            yield
+        finally:
+            self._active = before
+
+    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+        def add_delta(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            delta = self._active.delta(name, inputs[0]) if self._active is not None else None
+            return output if delta is None else output + delta
+
+        return add_delta
