@@ -1,1 +1,1 @@
-""""""
+"""Files become documents (`ingest`), documents become passages (`passages`)."""
