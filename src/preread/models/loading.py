@@ -1,0 +1,231 @@
+"""`load`: a decoder by packaged name, folder or hub id. Safetensors only; no code from a repository ever runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from preread.core.errors import (
+    IntegrityError,
+    PrereadError,
+    ResourceError,
+    UnknownModel,
+    UnsupportedModel,
+    UsageError,
+)
+from preread.models.fingerprint import fingerprint
+from preread.models.packaged import PACKAGED, folder, no_bars, require_space
+from preread.nn.hf import Decoder
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+WANTED = ["*.safetensors", "*.json", "*.jinja"]
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def load(
+    name: str = "default",
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Decoder:
+    """A frozen decoder with its tokenizer.
+
+    Args:
+        name: `default` (SmolLM2-135M-Instruct, from a package index), a folder, or a hub id such as `owner/model`.
+        revision: branch, tag or commit of a hub repository; a commit pins it.
+        device: such as `cuda:0` or `cpu`; by default the GPU if there is one.
+        dtype: `bfloat16` (default) or `float32`.
+
+    Raises:
+        UnknownModel: the name leads nowhere: no folder, no network, no repository, no weights.
+        UnsupportedModel: found, but of an architecture or in a format that is not read here.
+        IntegrityError: the weights are damaged or incomplete.
+        ResourceError: the disk or the device has no room.
+        UsageError: an unknown device or dtype, or a revision of something that has none.
+    """
+    place, kind = _device(device), _dtype(dtype)
+    if name in PACKAGED:
+        _no_revision(name, revision)
+        package = PACKAGED[name]
+        return _read(folder(package), package.name, place, kind, note=package.note)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _no_revision(name, revision)
+        return _read(path, name, place, kind)
+    if path.exists() or name.startswith((".", "~", os.sep)):
+        raise UnknownModel(
+            expected=f"a folder with a decoder at {path}",
+            got="a file" if path.exists() else "nothing there",
+            consequence="No decoder was loaded.",
+            remedy="Check the path; it must hold config.json, tokenizer.json and safetensors weights.",
+        )
+    snapshot = _from_hub(name, revision)
+    return _read(snapshot, name, place, kind, revision=snapshot.name)
+
+
+def _device(device: str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise UsageError(
+            expected="a device of this machine, such as cpu or cuda:0",
+            got=f"{device!r} ({str(error).splitlines()[0]})",
+            consequence="No decoder was loaded.",
+            remedy="Leave the device out to take the GPU if there is one.",
+        ) from error
+
+
+def _dtype(dtype: str | None) -> torch.dtype:
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(
+            expected=f"a dtype out of {', '.join(DTYPES)}",
+            got=repr(dtype),
+            consequence="No decoder was loaded.",
+            remedy="Leave the dtype out for bfloat16.",
+        )
+    return DTYPES[dtype or "bfloat16"]
+
+
+def _no_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise UsageError(
+            expected=f"no revision with {name}, which is not a hub repository",
+            got=f"revision {revision!r}",
+            consequence="No decoder was loaded.",
+            remedy="Leave the revision out.",
+        )
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """The snapshot of a hub repository in the hub's own cache; the folder is named by its commit."""
+    wanted: dict[str, Any] = {
+        "repo_id": name,
+        "revision": revision,
+        "allow_patterns": WANTED,
+        "ignore_patterns": ["*/*", "consolidated*"],
+    }
+    try:
+        with suppress(DryRunError):  # no network: the cache may still have it all
+            if not constants.is_offline_mode():
+                missing = [file.file_size for file in snapshot_download(**wanted, dry_run=True) if file.will_download]
+                cache = Path(constants.HF_HUB_CACHE)
+                cache.mkdir(parents=True, exist_ok=True)
+                require_space(cache, sum(missing), name)
+        return Path(snapshot_download(**wanted))
+    except GatedRepoError as error:
+        raise _unknown(
+            name, "a repository that asks for consent", "Accept its terms there and set HF_TOKEN."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        at = f" at revision {revision}" if revision else ""
+        remedy = f"Check the spelling (and HF_TOKEN if it is private); packaged: {', '.join(PACKAGED)}."
+        raise _unknown(name, f"no such repository{at}, and no such folder", remedy) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ResourceError(
+                expected=f"room to write {name} in {constants.HF_HUB_CACHE}",
+                got="a full disk",
+                consequence="No decoder was loaded; what came so far is kept and the next try goes on from it.",
+                remedy="Free some space, or set HF_HOME to another disk.",
+            ) from error
+        remedy = "Check the network and HF_HUB_OFFLINE, or name a folder; `default` comes from a package index."
+        raise _unknown(name, f"no answer from the hub ({_first_line(error)})", remedy) from error
+
+
+def _unknown(name: str, got: str, remedy: str) -> UnknownModel:
+    return UnknownModel(f"a decoder on the hub named {name}", got, "No decoder was loaded.", remedy)
+
+
+def _read(
+    path: Path, name: str, device: torch.device, dtype: torch.dtype, note: str = "", revision: str = ""
+) -> Decoder:
+    """The decoder in a local folder."""
+    _check_files(path, name)
+    try:
+        with no_bars():
+            AutoConfig.from_pretrained(path, trust_remote_code=False)
+            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model = _weights(path, dtype)
+    except PrereadError:
+        raise
+    except (ImportError, KeyError, OSError, ValueError) as error:
+        raise UnsupportedModel(
+            expected=f"{name} to be a decoder that transformers reads without code from the repository",
+            got=_first_line(error),
+            consequence="It was not loaded; remote code is never run.",
+            remedy="Choose a decoder of the Llama, Qwen, Gemma or Mistral families, with its tokenizer.json.",
+        ) from error
+    try:
+        model = model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            expected=f"room on {device} for {name} ({model.get_memory_footprint() / 1e9:.1f} GB)",
+            got=_first_line(error),
+            consequence="No decoder was loaded.",
+            remedy="Free the device, choose another with device=, or a smaller decoder.",
+        ) from error
+    return Decoder(model, tokenizer, name, fingerprint(model, tokenizer), note, revision)
+
+
+def _check_files(path: Path, name: str) -> None:
+    if not (path / "config.json").is_file():
+        raise UnknownModel(
+            expected=f"config.json of a decoder in {path}",
+            got="a folder without one",
+            consequence="No decoder was loaded.",
+            remedy="Name the folder that save_pretrained wrote; an adapter's folder alone is not a decoder.",
+        )
+    if not any(path.glob("*.safetensors")):
+        pickles = [file.name for file in path.iterdir() if file.suffix in PICKLES]
+        raise UnsupportedModel(
+            expected=f"safetensors weights of {name} in {path}",
+            got=f"only {pickles[0]}, a pickle" if pickles else "none",
+            consequence="It was not loaded; pickles are never fetched nor read, because reading one can run any code.",
+            remedy="Convert it once where you trust it, with save_pretrained, or choose another decoder.",
+        )
+
+
+def _weights(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model on the CPU, with not one weight made up.
+
+    Raises:
+        IntegrityError: the file is damaged, or weights are missing or of another shape.
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        missing, damage = sorted(report["missing_keys"]), ""
+    except (SafetensorError, RuntimeError) as error:
+        missing, damage = [], _first_line(error)
+    if missing or damage:
+        raise IntegrityError(
+            expected=f"all weights that config.json names, whole, in {path}",
+            got=damage or f"{len(missing)} missing, such as {missing[0]}",
+            consequence="No decoder was loaded.",
+            remedy=f"Delete {path} and load again, or restore it from where it came.",
+        )
+    return model
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
