@@ -69,7 +69,15 @@ class FingerprintMismatch(IntegrityError):
     """A memory, compressor or adapter was made for other weights than those at hand."""
 
 
+class LibraryBusy(PrereadError):
+    """Another process is writing to the library."""
+
+
 class Interrupted(PrereadError):
     """The user stopped the work; what was finished is kept and the same command goes on from there."""
 
     exit_code = 130
+
+
+class BeyondTraining(UserWarning):
+    """A compressor is asked to go further than it was trained: the result may be poor, and the user is told."""

@@ -87,9 +87,8 @@ class Memory:
         manifest = _manifest(raw)
         try:
             producer = Producer(**json.loads(manifest["producer"]))
-            memory = Memory(
-                producer, manifest["scope"], manifest["source"], int(manifest["tokens"]), load_tensors(raw)
-            )
+            scope: Scope = "document" if manifest["scope"] == "document" else "passage"
+            memory = Memory(producer, scope, manifest["source"], int(manifest["tokens"]), load_tensors(raw))
         except Exception as error:
             raise _corrupt(str(error)) from error
         if expect is not None and producer != expect:

@@ -8,7 +8,8 @@ what it was. The laws of the door are tested for every method in `tests/contract
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -36,9 +37,18 @@ class Objective(nn.Module, ABC):
         """The parameters that this stage trains, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    @abstractmethod
     def settle(self) -> None:
-        """Called once when training ends: free whatever only training needed."""
-        return
+        """End training: nothing of it changes any more, and dropout is off."""
+
+    @abstractmethod
+    def save(self, folder: Path, training: Mapping[str, Any]) -> None:
+        """Write what was trained into a folder.
+
+        Args:
+            folder: made if it is not there.
+            training: how it was trained (recipe, data, tokens, figures), to be kept in the manifest.
+        """
 
 
 class Handle(ABC):

@@ -11,11 +11,9 @@ Shape letters, used in every docstring and suffix of the project:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 MEMORY = -1
@@ -217,20 +215,32 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """The frame of one question: what stands before the context and what after, as token ids.
+class Lesson:
+    """One question with its answer, as training sees it.
 
     Args:
-        before: [T1] int64, the chat template up to the place of the context.
-        after: [T2] int64, the question and the template's end.
+        prompt: what the student reads.
+        answer: [T] int64, the tokens it should write, the end token included.
+        teacher: what the same decoder reads to show how likely each of those tokens is (the text itself), or None where
+            the answer alone is the aim.
     """
 
-    before: Tensor
-    after: Tensor
+    prompt: Prompt
+    answer: Tensor
+    teacher: Prompt | None = None
 
-    def around(self, pieces: Sequence[Tensor]) -> Tensor:
-        """[T] int64: the frame with the pieces of context in its place."""
-        return torch.cat([self.before, *pieces, self.after])
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Windows of running text, and the seed of every draw made for them.
+
+    Args:
+        ids: [B, T] int64.
+        seed: decides what an objective draws (lengths, ratios, picks), so that a step can be repeated exactly.
+    """
+
+    ids: Tensor
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)

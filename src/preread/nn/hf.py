@@ -5,6 +5,7 @@ Everything else sees a `Decoder`: token ids or embeddings in, hidden states or l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,12 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicLayer
 
 from preread.core.errors import UnsupportedModel
-from preread.core.types import MEMORY, Turn
+from preread.core.types import MEMORY
 from preread.nn.lora import Adapters
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 CONTEXT_SLOT = "\x02context\x03"
 """Stands for the context while a chat template is rendered; control characters that no text holds."""
+INSTRUCTION = "\n\nAnswer the question from the text above.\n\n"
+"""Stands between context and question, the same for every method."""
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -40,9 +43,7 @@ class PreallocatedLayer(DynamicLayer):
         self._values = value_states.new_empty((*value_states.shape[:2], self.capacity, value_states.shape[3]))
         self.keys, self.values = self._keys[:, :, :0], self._values[:, :, :0]
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write [B, K, T, E] behind what is there; returns views of all keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -64,6 +65,7 @@ class Decoder:
         name: how the user named it.
         fingerprint: hash of weights, architecture and tokenizer; memories are bound to it.
         note: what every result must say of the weights, such as `de-quantised Q4_1`.
+        revision: commit of the hub repository, or an empty string where it came from elsewhere.
     """
 
     model: PreTrainedModel
@@ -71,6 +73,7 @@ class Decoder:
     name: str
     fingerprint: str
     note: str = ""
+    revision: str = ""
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False).eval()
@@ -117,12 +120,20 @@ class Decoder:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
+
+    @cached_property
+    def start_ids(self) -> Tensor:
+        """[0 or 1] int64: the token that every text of this model starts with, if it has one."""
+        ids = self.tokenizer("", add_special_tokens=True)["input_ids"]
+        return torch.tensor([i for i in ids if i == self.tokenizer.bos_token_id][:1], dtype=torch.int64)
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -180,19 +191,23 @@ class Decoder:
         layers = self.model.config.get_text_config().num_hidden_layers
         return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])
 
-    def turn(self, question: str) -> Turn:
-        """The chat template's positions around a context that stands before the question.
+    def frame(self, question: str, context: Sequence[Tensor] = ()) -> Tensor:
+        """[T] int64: the chat template around a question, with pieces of context before it.
 
-        With no context between them, `before + after` is the plain prompt of the question alone.
+        Args:
+            question: the user's words.
+            context: [T_i] ids each, `MEMORY` where an embedding will stand. With none of them the result is the plain
+                prompt of the question alone, so that no memory means the base model.
         """
-        if self.tokenizer.chat_template is None:
+        template = self.tokenizer.chat_template
+        if template is None:
             before, after = "", f"Question: {question}\nAnswer:"
         else:
-            rendered = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": CONTEXT_SLOT + question}], tokenize=False, add_generation_prompt=True
-            )
+            turns = [{"role": "user", "content": CONTEXT_SLOT + question}]
+            rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             before, _, after = str(rendered).partition(CONTEXT_SLOT)
-        return Turn(self.tokens(before, special=self.tokenizer.chat_template is None), self.tokens(after))
+        pieces = [*context, self.tokens(INSTRUCTION)] if len(context) else []
+        return torch.cat([self.tokens(before, special=template is None), *pieces, self.tokens(after)])
 
     def tokens(self, text: str, special: bool = False) -> Tensor:
         """[T] int64 token ids of a text; `special` lets the tokenizer add what it puts at a text's start."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +140,7 @@ class Adapters:
     def add(self, name: str, lora: Lora) -> Lora:
         """Make an adapter available under a name, in the place of one that had it."""
         if not self._hooks:
-            self._hooks = [
-                layer.register_forward_hook(self._hook(name_)) for name_, layer in self._layers.items()
-            ]
+            self._hooks = [layer.register_forward_hook(self._hook(name_)) for name_, layer in self._layers.items()]
         self._loras[name] = lora
         return lora
 
@@ -174,7 +172,7 @@ class Adapters:
         finally:
             self._active = before
 
-    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def add_delta(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             delta = self._active.delta(name, inputs[0]) if self._active is not None else None
             return output if delta is None else output + delta

@@ -1,1 +1,1 @@
-""""""
+"""The one training loop, for every objective of every method."""

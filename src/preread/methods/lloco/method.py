@@ -1,0 +1,174 @@
+"""LLoCO behind the door: compress offline, store, prepend (arXiv 2404.07979, section 3)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preread.core.errors import BeyondTraining, UsageError
+from preread.core.memory import Memory, Producer
+from preread.core.method import Handle, Method, Objective
+from preread.core.types import MEMORY, Passage, Prompt, Scope, sha256
+from preread.methods.lloco.compressor import Compressor, CompressorConfig, summary_length
+from preread.methods.lloco.objective import CompressObjective
+from preread.nn.answering import AnswerObjective
+from preread.nn.hf import Decoder
+
+
+@dataclass(frozen=True)
+class Lloco(Method):
+    """How documents are compressed.
+
+    Args:
+        ratio: tokens a summary embedding stands for.
+        segments: `independent` reads each passage on its own; `recursive` also reads a document's segments in order,
+            every one behind the summaries of those before it.
+        segment_tokens: longest segment of the recursive reading.
+        batch_tokens: tokens compressed at the same time.
+        compressor: folder of a trained compressor; None starts an untrained one of shape `shape`.
+        shape: shape of a new compressor.
+    """
+
+    name: ClassVar[str] = "lloco"
+    ratio: float = 30.0
+    segments: Literal["independent", "recursive"] = "independent"
+    segment_tokens: int = 1536
+    batch_tokens: int = 4096
+    compressor: Path | None = None
+    shape: CompressorConfig = CompressorConfig()
+
+    def attach(self, decoder: Decoder) -> LlocoHandle:
+        """Load or make the compressor and hang its LoRA on the decoder."""
+        if self.ratio < 1:
+            raise UsageError(
+                expected="a ratio of at least 1",
+                got=f"{self.ratio}",
+                consequence="Nothing was attached.",
+                remedy="Choose 4 to 32 tokens for each summary embedding.",
+            )
+        made = Compressor.load(self.compressor, decoder) if self.compressor else Compressor(decoder, self.shape)
+        return LlocoHandle(self, decoder, made.eval().requires_grad_(False))
+
+
+class LlocoHandle(Handle):
+    """A memory is a segment's summary embeddings, [N, D] in the decoder's dtype."""
+
+    name: ClassVar[str] = "lloco"
+    needs: ClassVar[frozenset[str]] = frozenset({"ids", "embeds", "adapter"})
+
+    def __init__(self, method: Lloco, decoder: Decoder, compressor: Compressor) -> None:
+        self.method, self.decoder, self.compressor = method, decoder, compressor
+        self._weights = compressor.hash
+        compressor.attach()
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """Passages always (for passage mode); the whole document too where reading is recursive."""
+        return ("passage", "document") if self.method.segments == "recursive" else ("passage",)
+
+    def producer(self, scope: Scope) -> Producer:
+        """Bound to the decoder, the compressor's weights, the ratio and, for a document, the segment length."""
+        settings: dict[str, Any] = {"ratio": self.method.ratio, "scope": scope}
+        if scope == "document":
+            settings["segment_tokens"] = self.method.segment_tokens
+        return Producer(
+            self.name,
+            self.decoder.fingerprint,
+            self._weights,
+            json.dumps(settings, sort_keys=True),
+            str(self.decoder.dtype).removeprefix("torch."),
+            self.compressor.trained.segments,
+        )
+
+    def encode(self, passages: Iterable[Passage], scope: Scope = "passage") -> Iterator[Memory]:
+        """Summary embeddings of each passage, or of them all read in order; warns (`BeyondTraining`) past what the
+        compressor was trained for.
+        """
+        if scope == "passage":
+            yield from self._each(passages)
+        else:
+            yield self._whole(chain.from_iterable(passage.ids for passage in passages))
+
+    def prompt(self, question: str, memories: Sequence[Memory], adapter: str | None = None) -> Prompt:
+        """The summary embeddings in the order given, then the question."""
+        if not memories:
+            return Prompt(self.decoder.frame(question), adapter=adapter)
+        embeds = torch.cat([memory.tensors["embeds"] for memory in memories])
+        hole = torch.full((len(embeds),), MEMORY, dtype=torch.int64)
+        return Prompt(self.decoder.frame(question, [hole]), embeds, adapter)
+
+    def objective(self, stage: str, **settings: Any) -> Objective:
+        """`compress` trains the compressor, `adapter` a LoRA that reads its memories."""
+        if stage == "compress":
+            return CompressObjective(self.compressor, **settings)
+        if stage == "adapter":
+            return AnswerObjective(self.decoder, **settings)
+        raise UsageError(
+            expected="stage compress or adapter",
+            got=stage,
+            consequence="Nothing was trained.",
+            remedy="Choose one of the two.",
+        )
+
+    def detach(self) -> None:
+        """Take the compressor's LoRA off the decoder."""
+        self.compressor.detach()
+
+    @torch.inference_mode()
+    def _each(self, passages: Iterable[Passage]) -> Iterator[Memory]:
+        batch: list[Passage] = []
+        for passage in passages:
+            if batch and sum(len(p.ids) for p in batch) + len(passage.ids) > self.method.batch_tokens:
+                yield from self._batch(batch)
+                batch = []
+            batch.append(passage)
+        if batch:
+            yield from self._batch(batch)
+
+    def _batch(self, passages: Sequence[Passage]) -> Iterator[Memory]:
+        ids = [torch.tensor(passage.ids) for passage in passages]
+        self._warn(segments=1, longest=max(map(len, ids)))
+        for passage, (summary,) in zip(
+            passages, self.compressor.independent([[i] for i in ids], self.method.ratio), strict=True
+        ):
+            yield self._memory(summary, "passage", sha256(_raw(passage.ids)), len(passage.ids))
+
+    @torch.inference_mode()
+    def _whole(self, ids: Iterator[int]) -> Memory:
+        """Only the summaries so far and one segment are held at any time."""
+        summaries = self.compressor.summary_tokens.new_zeros((0, self.decoder.width))
+        source, tokens, segments = sha256(), 0, 0
+        while segment := [i for i, _ in zip(ids, range(self.method.segment_tokens), strict=False)]:
+            length = summary_length(len(segment), self.method.ratio)
+            (made,) = self.compressor.extend([summaries], [torch.tensor(segment)], [length])
+            summaries = torch.cat([summaries, made])
+            source, tokens, segments = sha256(source, _raw(segment)), tokens + len(segment), segments + 1
+        self._warn(segments=segments, longest=min(tokens, self.method.segment_tokens))
+        return self._memory(summaries, "document", source, tokens)
+
+    def _memory(self, summary: Tensor, scope: Scope, source: str, tokens: int) -> Memory:
+        embeds = summary.to(self.decoder.dtype).cpu().clone()
+        return Memory(self.producer(scope), scope, source, tokens, {"embeds": embeds})
+
+    def _warn(self, segments: int, longest: int) -> None:
+        trained = self.compressor.trained
+        for what, value, limit in (
+            ("segments in a row", segments, trained.segments),
+            ("tokens a segment", longest, trained.segment_tokens),
+        ):
+            if 0 < limit < value:
+                message = f"{value} {what}; the compressor was trained for {limit}: the memory may be poor."
+                warnings.warn(message, BeyondTraining, stacklevel=4)
+
+
+def _raw(ids: Sequence[int]) -> bytes:
+    return np.asarray(ids, dtype="<i4").tobytes()

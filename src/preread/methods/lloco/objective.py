@@ -1,0 +1,158 @@
+"""The `compress` stage: train summary embeddings that the unchanged decoder can read.
+
+Three terms over the same memories:
+
+- `lm`: the decoder reads the memory of the segments before and predicts the next segment (AutoCompressor, arXiv
+  2305.14788, section 3.2: random segment lengths, gradients through two compressions);
+- `distil`: the same positions, KL to the same decoder reading the text itself, top-k plus a rest bucket, the teacher
+  computed on the spot;
+- `reconstruct`: the decoder reads one segment's memory and a marker and writes the segment out (ICAE, arXiv 2307.06945,
+  section 2.2).
+
+AutoCompressor measures `lm` with the compressor's own adapted weights. Ours measures it with the bare decoder, because
+that is who reads the memory when a question comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from preread.core.method import Objective
+from preread.core.types import TextBatch
+from preread.methods.lloco.compressor import Compressor, Trained
+from preread.nn.losses import TopK, answer_losses, teach
+
+MARKER = "\n\nThe text above, word for word:\n\n"
+"""Asks for reconstruction; plain words, so that any decoder half understands it from the start."""
+
+
+class CompressObjective(Objective):
+    """Loss terms of the compressor; the decoder stays frozen.
+
+    Args:
+        compressor: what trains, all of it.
+        lm: weight of the language-modelling term.
+        distil: weight of the distillation term.
+        reconstruct: weight of the reconstruction term.
+        segments: how segments are read; `mixed` draws one of the two for each batch.
+        segment_tokens: shortest and longest segment.
+        ratios: smallest and largest ratio, drawn log-uniformly.
+        detach_every: compressions after which gradients stop.
+        top_k: how much of the teacher's distribution is used.
+    """
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        lm: float = 1.0,
+        distil: float = 1.0,
+        reconstruct: float = 1.0,
+        segments: Literal["independent", "recursive", "mixed"] = "independent",
+        segment_tokens: tuple[int, int] = (120, 240),
+        ratios: tuple[float, float] = (4.0, 32.0),
+        detach_every: int = 2,
+        top_k: int = 16,
+    ) -> None:
+        super().__init__()
+        self.compressor = compressor.requires_grad_(True).train()
+        self.lm, self.distil, self.reconstruct = lm, distil, reconstruct
+        self.segments, self.segment_tokens, self.ratios = segments, segment_tokens, ratios
+        self.detach_every, self.top_k = detach_every, top_k
+        self.marker = compressor.decoder.tokens(MARKER)
+
+    def forward(self, batch: TextBatch) -> dict[str, Tensor]:
+        """Loss terms `lm`, `distil` and `reconstruct`, those of weight zero left out."""
+        generator = torch.Generator().manual_seed(batch.seed)
+        length, ratio, recursive = self._draw(generator, batch.ids.shape[1])
+        documents = [list(row.split(length)) for row in batch.ids]
+        if recursive:
+            summaries = self.compressor.recursive(documents, ratio, self.detach_every)
+        else:
+            summaries = self.compressor.independent(documents, ratio)
+        terms: dict[str, Tensor] = {}
+        if self.lm or self.distil:
+            lm, distil = self._following(documents, summaries)
+            terms |= {"lm": self.lm * lm, "distil": self.distil * distil}
+        if self.reconstruct:
+            terms["reconstruct"] = self.reconstruct * self._reconstruction(documents, summaries, generator)
+        weights = {"lm": self.lm, "distil": self.distil, "reconstruct": self.reconstruct}
+        return {name: value for name, value in terms.items() if weights[name]}
+
+    def settle(self) -> None:
+        """Freeze the compressor."""
+        self.compressor.requires_grad_(False).eval()
+
+    def save(self, folder: Path, training: Mapping[str, Any]) -> None:
+        """Write the compressor with what it was trained for."""
+        window = int(training.get("window", 0))
+        recursive = self.segments != "independent"
+        self.compressor.trained = Trained(
+            segments=window // self.segment_tokens[0] if recursive else 1,
+            segment_tokens=self.segment_tokens[1],
+            positions=round(window / self.ratios[0]),
+            ratios=self.ratios,
+            tokens=int(training.get("tokens", 0)),
+        )
+        self.compressor.save(folder, dict(training))
+
+    def _draw(self, generator: torch.Generator, window: int) -> tuple[int, float, bool]:
+        low, high = self.segment_tokens
+        # At least two segments, or there would be nothing to predict from a memory.
+        length = int(torch.randint(low, min(high, window // 2) + 1, (), generator=generator))
+        u = float(torch.rand((), generator=generator))
+        ratio = self.ratios[0] * (self.ratios[1] / self.ratios[0]) ** u
+        coin = float(torch.rand((), generator=generator)) < 0.5
+        return length, ratio, self.segments == "recursive" or (self.segments == "mixed" and coin)
+
+    def _following(self, documents: list[list[Tensor]], summaries: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
+        """`lm` and `distil` over every segment but the first, each behind the memory of those before it."""
+        memories, segments = [], []
+        for document, summary in zip(documents, summaries, strict=True):
+            for i in range(1, len(document)):
+                memories.append(torch.cat(summary[:i]))
+                segments.append(document[i])
+        states = self._read(memories, segments)
+        taught = self._teacher(documents) if self.distil else None
+        return answer_losses(self.compressor.decoder.logits, states, torch.cat(segments).to(states.device), taught)
+
+    def _teacher(self, documents: list[list[Tensor]]) -> TopK:
+        """The bare decoder's next-token distribution where it reads the text itself."""
+        decoder = self.compressor.decoder
+        start = decoder.start_ids
+        with torch.no_grad(), decoder.adapters.use(None):
+            texts = torch.stack([torch.cat([start, *document]) for document in documents])
+            states = decoder.hidden(decoder.embed(texts))
+        kept = [row[len(start) + len(document[0]) - 1 : -1] for row, document in zip(states, documents, strict=True)]
+        return teach(decoder.logits, torch.cat(kept), self.top_k)
+
+    def _reconstruction(
+        self, documents: list[list[Tensor]], summaries: list[list[Tensor]], generator: torch.Generator
+    ) -> Tensor:
+        """Cross-entropy of one segment a document, drawn at random, behind its own memory and the marker."""
+        picks = [int(torch.randint(len(document), (), generator=generator)) for document in documents]
+        memories = [summary[pick] for summary, pick in zip(summaries, picks, strict=True)]
+        segments = [document[pick] for document, pick in zip(documents, picks, strict=True)]
+        states = self._read(memories, segments, self.marker)
+        targets = torch.cat(segments).to(states.device)
+        return answer_losses(self.compressor.decoder.logits, states, targets)[0]
+
+    def _read(self, memories: list[Tensor], segments: list[Tensor], marker: Tensor | None = None) -> Tensor:
+        """[T, D]: the bare decoder's states that predict each token of each segment behind its memory."""
+        decoder = self.compressor.decoder
+        lead = decoder.embed(decoder.start_ids)
+        between = decoder.embed(marker) if marker is not None else lead[:0]
+        heads = [torch.cat([lead, memory.to(lead), between]) for memory in memories]
+        rows = [torch.cat([head, decoder.embed(ids)]) for head, ids in zip(heads, segments, strict=True)]
+        with decoder.adapters.use(None):
+            states = decoder.hidden(nn.utils.rnn.pad_sequence(rows, batch_first=True))
+        return torch.cat(
+            [
+                row[len(head) - 1 : len(head) - 1 + len(ids)]
+                for row, head, ids in zip(states, heads, segments, strict=True)
+            ]
+        )

@@ -1,0 +1,123 @@
+"""A recipe: everything that decides a training run over running text, in one YAML file, and the run itself."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preread.core.config import build
+from preread.core.errors import UsageError
+from preread.core.types import TextBatch
+from preread.data.corpora import Corpus
+from preread.methods import METHODS
+from preread.models.loading import load
+from preread.training.loop import Outcome, TrainingConfig, train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run of one stage of one method over text.
+
+    Args:
+        model: decoder, as `preread.models.loading.load` takes it.
+        method: name of the method.
+        settings: the method's own settings.
+        stage: its stage.
+        objective: the stage's settings.
+        data: files of JSON lines with a `text` each, relative to `--data`.
+        max_characters: most characters read of each file; None reads all.
+        window: tokens of each training window.
+        rows: windows a micro-step.
+        data_seed: decides which windows.
+        training: the loop's settings.
+    """
+
+    method: str
+    stage: str
+    data: list[Path]
+    model: str = "default"
+    settings: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    max_characters: int | None = None
+    window: int = 720
+    rows: int = 1
+    data_seed: int = 0
+    training: TrainingConfig = TrainingConfig()
+
+
+def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
+    """Run a recipe, or go on with it where it stopped; the result is in `folder` when it is finished.
+
+    Args:
+        recipe: what to do.
+        data: folder that the recipe's files are relative to.
+        folder: checkpoints and log while it runs; the trained weights and their manifest at the end.
+
+    Raises:
+        UsageError: an unknown method, or as the method's own settings say.
+    """
+    if recipe.method not in METHODS:
+        raise UsageError(
+            expected=f"a method ({', '.join(METHODS)})",
+            got=recipe.method,
+            consequence="Nothing was trained.",
+            remedy="Correct `method` in the recipe.",
+        )
+    decoder = load(recipe.model)
+    corpus = Corpus.read([data / path for path in recipe.data], decoder.tokenizer, recipe.max_characters)
+    torch.manual_seed(recipe.training.seed)
+    with build(METHODS[recipe.method], recipe.settings).attach(decoder) as handle:
+        objective = handle.objective(recipe.stage, **recipe.objective)
+
+        def batches(step: int) -> TextBatch:
+            seed = (recipe.data_seed << 32) + step
+            return TextBatch(corpus.windows(recipe.rows, recipe.window, seed), seed)
+
+        outcome = train(objective, batches, recipe.training, folder, f"{recipe.method} {recipe.stage}")
+        if outcome.finished:
+            objective.save(folder / "trained", provenance(recipe, corpus, outcome))
+    return outcome
+
+
+def provenance(recipe: Recipe, corpus: Corpus, outcome: Outcome) -> Mapping[str, Any]:
+    """What a manifest says of a run: recipe, amount of data, losses, device, commit and day."""
+    seen = outcome.step * recipe.training.accumulation * recipe.rows * recipe.window
+    return {
+        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
+        "window": recipe.window,
+        "tokens": seen,
+        "corpus_tokens": len(corpus.tokens),
+        "epochs": seen / len(corpus.tokens),
+        "losses": outcome.losses,
+        "device": device(),
+        "commit": commit(),
+        "date": date.today().isoformat(),
+    }
+
+
+def device() -> str:
+    """What the numbers were made on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def commit() -> str:
+    """The commit of the checkout that runs, `-dirty` where it has changes; `unknown` outside one."""
+    here = Path(__file__).parent
+    try:
+        out = subprocess.run(  # noqa: S603
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607
+            cwd=here, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return out.stdout.strip()

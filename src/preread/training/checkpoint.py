@@ -1,0 +1,77 @@
+"""Everything a stopped run needs to go on as if it had not stopped, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from preread.core.errors import IntegrityError, UsageError
+
+NAME = "checkpoint.safetensors"
+
+
+def save(
+    folder: Path,
+    step: int,
+    recipe: str,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write parameters, optimizer state and step; a crash while writing leaves the checkpoint before it."""
+    tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        tensors |= {f"{key}/{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    half = folder / (NAME + ".part")
+    save_file(tensors, half, metadata={"step": json.dumps(step), "recipe": recipe})
+    half.replace(folder / NAME)
+
+
+def load(folder: Path, recipe: str, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Restore what `save` wrote; returns the step to go on from, 0 where there is no checkpoint.
+
+    Raises:
+        UsageError: the checkpoint belongs to another recipe.
+        IntegrityError: it is damaged or has other parameters.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        tensors, step = load_file(path), int(metadata["step"])
+    except Exception as error:
+        raise _damaged(path, str(error)) from error
+    if metadata["recipe"] != recipe:
+        raise UsageError(
+            expected=f"the recipe that {path} was started with",
+            got="another one",
+            consequence="Nothing was trained, and the checkpoint is untouched.",
+            remedy="Go on with the old recipe, or choose another output folder.",
+        )
+    if {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")} != set(parameters):
+        raise _damaged(path, "other parameters than this run trains")
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[f"parameter/{name}"])
+        state = {key.split("/", 1)[0]: value for key, value in tensors.items() if key.split("/", 1)[1] == name}
+        state.pop("parameter")
+        # Adam keeps its step counter on the CPU and its moments beside the parameter.
+        optimizer.state[parameter] = {k: v if v.dim() == 0 else v.to(parameter.device) for k, v in state.items()}
+    return step
+
+
+def _damaged(path: Path, reason: str) -> IntegrityError:
+    return IntegrityError(
+        expected=f"a training checkpoint in {path}",
+        got=reason,
+        consequence="Nothing was trained.",
+        remedy="Delete the file to start the run anew.",
+    )

@@ -1,0 +1,230 @@
+"""The laws of the door, for every method and three families of decoder. A method joins by one line of `METHODS`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from preread.core.errors import FingerprintMismatch, IntegrityError, UsageError
+from preread.core.memory import Memory
+from preread.core.method import Handle, Method
+from preread.core.types import Passage
+from preread.methods import METHODS
+from preread.methods.lloco.compressor import CompressorConfig
+from preread.methods.lloco.method import Lloco
+from preread.methods.text import Text
+from preread.nn.hf import Decoder
+from preread.nn.lora import Lora, LoraConfig
+
+SMALL = CompressorConfig(max_summary=16, lora=LoraConfig(rank=4))
+CASES: dict[str, Callable[[], Method]] = {
+    "text": Text,
+    "lloco": lambda: Lloco(ratio=4, shape=SMALL),
+    "lloco-recursive": lambda: Lloco(ratio=4, segments="recursive", segment_tokens=20, shape=SMALL),
+}
+FAMILIES = ("llama", "qwen2", "gemma")
+TEXTS = (
+    "The keeper of the lighthouse wrote down every ship that passed.",
+    "In winter the storm reached the island at night.",
+    "Nobody slept; the lamp burned until the morning, and when it was over the keeper wrote that down too.",
+)
+
+
+def test_every_method_is_judged_here():
+    assert {make().name for make in CASES.values()} == set(METHODS)
+
+
+@pytest.fixture(params=FAMILIES)
+def decoder(request, tiny_decoder) -> Decoder:
+    return tiny_decoder(request.param)
+
+
+@pytest.fixture(params=CASES)
+def method(request) -> Method:
+    torch.manual_seed(7)
+    return CASES[request.param]()
+
+
+@pytest.fixture
+def handle(method, decoder):
+    with method.attach(decoder) as handle:
+        _disturb(decoder)
+        yield handle
+
+
+def _disturb(decoder: Decoder) -> None:
+    """A fresh LoRA is zero and would hide every mistake: make the attached ones count."""
+    for name in [n for n in ("lloco/compressor",) if n in decoder.adapters]:
+        for b in decoder.adapters[name].b.values():
+            torch.nn.init.normal_(b, std=0.2)
+
+
+def _passages(decoder: Decoder) -> list[Passage]:
+    made, start, first = [], 0, 0
+    for index, text in enumerate(TEXTS):
+        ids = tuple(decoder.tokens(text).tolist())
+        made.append(Passage("doc", index, ids, start, start + len(text), text, "", first))
+        start, first = start + len(text), first + len(ids)
+    return made
+
+
+@torch.inference_mode()
+def _logits(decoder: Decoder, ids: Tensor, embeds: Tensor | None = None) -> Tensor:
+    return decoder.logits(decoder.hidden(decoder.embed(ids[None], embeds)))[0]
+
+
+def _encode(handle: Handle, passages: list[Passage]) -> dict[str, list[Memory]]:
+    return {scope: list(handle.encode(passages, scope)) for scope in handle.scopes}
+
+
+def test_attach_and_detach_leave_the_logits_identical(method, decoder):
+    ids = decoder.tokens(TEXTS[0])
+    names = [name for name, _ in decoder.model.named_modules()]
+    before, state = _logits(decoder, ids), {k: v.clone() for k, v in decoder.model.state_dict().items()}
+    handle = method.attach(decoder)
+    _disturb(decoder)
+    list(handle.encode(_passages(decoder)))
+    assert torch.equal(_logits(decoder, ids), before), "attached, but nothing is asked of it"
+    handle.detach()
+    handle.detach()
+    assert torch.equal(_logits(decoder, ids), before)
+    assert [name for name, _ in decoder.model.named_modules()] == names
+    assert all(torch.equal(value, state[key]) for key, value in decoder.model.state_dict().items())
+    assert not any(module._forward_hooks for module in decoder.model.modules())
+
+
+def test_no_memory_is_the_base_model(handle, decoder):
+    prompt = handle.prompt("Who kept the lighthouse?", [])
+    chat = decoder.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Who kept the lighthouse?"}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"][0]
+    assert prompt.ids.tolist() == chat.tolist()
+    assert torch.equal(_logits(decoder, prompt.ids, prompt.embeds), decoder.model(chat[None]).logits[0])
+
+
+def test_a_memory_changes_the_answer(handle, decoder):
+    """The counter-law: without it, a method that ignores its memories would pass every other law."""
+    for memories in _encode(handle, _passages(decoder)).values():
+        with_memory = handle.prompt("Who?", memories)
+        without = handle.prompt("Who?", [])
+        a = _logits(decoder, with_memory.ids, with_memory.embeds)[-1]
+        assert (a - _logits(decoder, without.ids)[-1]).abs().max() > 1e-3
+
+
+def test_batch_equals_single(handle, decoder):
+    passages = _passages(decoder)
+    together = list(handle.encode(passages))
+    alone = [memory for passage in passages for memory in handle.encode([passage])]
+    for a, b in zip(together, alone, strict=True):
+        assert (a.source, a.tokens, a.producer) == (b.source, b.tokens, b.producer)
+        for name in a.tensors:
+            torch.testing.assert_close(a.tensors[name], b.tensors[name], atol=1e-5, rtol=1e-5)
+
+
+def test_encoding_reads_its_input_as_it_goes(handle, decoder):
+    """A document may be longer than the machine's memory: the first memory comes before the last passage is read."""
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield _passages(decoder)[0]
+
+    next(iter(handle.encode(endless())))
+    assert read < 10_000
+
+
+def test_memories_save_and_load_bit_exactly(handle, decoder):
+    for memories in _encode(handle, _passages(decoder)).values():
+        for memory in memories:
+            again = Memory.from_bytes(memory.to_bytes(), expect=memory.producer)
+            assert (again.producer, again.scope, again.source) == (memory.producer, memory.scope, memory.source)
+            assert again.tokens == memory.tokens > 0
+            for name, tensor in memory.tensors.items():
+                assert tensor.dtype == again.tensors[name].dtype
+                assert torch.equal(tensor, again.tensors[name])
+
+
+def test_a_memory_of_other_weights_is_refused(method, decoder, tiny_decoder):
+    with method.attach(decoder) as handle:
+        scope = handle.scopes[-1]
+        memory = next(handle.encode(_passages(decoder), scope))
+        family = decoder.name.removeprefix("tiny-")
+        with method.attach(tiny_decoder(family, seed=1)) as other, pytest.raises(FingerprintMismatch) as caught:
+            Memory.from_bytes(memory.to_bytes(), expect=other.producer(scope))
+    assert decoder.fingerprint[:12] in str(caught.value)
+
+
+def test_every_setting_that_changes_a_memory_is_in_its_producer(handle):
+    for scope in handle.scopes:
+        producer = handle.producer(scope)
+        changed = [
+            dataclasses.replace(producer, **{field.name: 9 if field.type == "int" else "other"})
+            for field in dataclasses.fields(producer)
+        ]
+        assert len({p.key for p in [producer, *changed]}) == len(changed) + 1
+
+
+def test_damaged_memories_are_refused(handle, decoder):
+    raw = next(handle.encode(_passages(decoder))).to_bytes()
+    for bad in (
+        b"",
+        raw[:5],
+        raw[:40],
+        raw[: len(raw) - 1],
+        b"\xff" * 8 + raw[8:],
+        raw.replace(b"preread", b"PREREAD"),
+    ):
+        with pytest.raises(IntegrityError):
+            Memory.from_bytes(bad)
+
+
+def test_an_adapter_of_zeros_is_the_base_model_and_a_trained_one_is_not(handle, decoder):
+    decoder.adapters.add("collection", Lora(LoraConfig(rank=2), decoder.projections).eval())
+    memories = list(handle.encode(_passages(decoder)))
+    prompt = handle.prompt("Who?", memories, adapter="collection")
+    bare = _logits(decoder, prompt.ids, prompt.embeds)
+    with decoder.adapters.use(prompt.adapter):
+        assert torch.equal(_logits(decoder, prompt.ids, prompt.embeds), bare)
+    for b in decoder.adapters["collection"].b.values():
+        torch.nn.init.normal_(b, std=0.2)
+    with decoder.adapters.use(prompt.adapter):
+        assert not torch.equal(_logits(decoder, prompt.ids, prompt.embeds), bare)
+    assert torch.equal(_logits(decoder, prompt.ids, prompt.embeds), bare)
+    decoder.adapters.remove("collection")
+
+
+def test_an_unknown_stage_is_refused(handle):
+    with pytest.raises(UsageError, match="stage"):
+        handle.objective("no such stage")
+
+
+def test_prompts_use_only_what_the_method_says_it_needs(handle, decoder):
+    for memories in _encode(handle, _passages(decoder)).values():
+        assert handle.prompt("Who?", memories).fields <= handle.needs
+
+
+def test_a_compressor_saves_and_loads_bit_exactly_and_refuses_other_weights(tiny_decoder):
+    decoder = tiny_decoder("llama")
+    passages = _passages(decoder)
+    with Lloco(ratio=4, shape=SMALL).attach(decoder) as handle:
+        _disturb(decoder)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            handle.compressor.save(path, manifest={})
+            with Lloco(ratio=4, compressor=path).attach(decoder) as again:
+                for a, b in zip(handle.encode(passages), again.encode(passages), strict=True):
+                    assert torch.equal(a.tensors["embeds"], b.tensors["embeds"])
+            with pytest.raises(FingerprintMismatch):
+                Lloco(compressor=path).attach(tiny_decoder("llama", seed=1))
+            weights = path / "compressor.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-3])
+            with pytest.raises(IntegrityError):
+                Lloco(compressor=path).attach(decoder)
