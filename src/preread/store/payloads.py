@@ -1,0 +1,96 @@
+"""Payloads: bytes under a key that the caller derived from what they were made of.
+
+One file a payload. A file is complete or absent (written aside, then renamed), costs the same to remove
+whatever else the library holds, and can be removed on a full disk; a table would rewrite its neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from preread.core.errors import IntegrityError
+from preread.store.faults import room
+
+_DIGEST_BYTES = 32
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+class Payloads:
+    """The payloads below one folder; every file is the SHA-256 of its content, then the content."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def missing(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys that are not stored, or are damaged and must be made again."""
+        return {key for key in keys if not self._whole(key)}
+
+    def put(self, payloads: Mapping[str, bytes]) -> None:
+        """Store what is not stored yet; each payload becomes visible whole, in the order given.
+
+        Raises:
+            ResourceError: the disk is full; the payloads before that point are stored.
+        """
+        for key, content in payloads.items():
+            if self._whole(key):
+                continue
+            file = self._file(key)
+            aside = file.with_suffix(".part")
+            with room(f"a payload of {len(content):,} bytes"):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    aside.write_bytes(hashlib.sha256(content).digest() + content)
+                    aside.replace(file)
+                except OSError:
+                    aside.unlink(missing_ok=True)
+                    raise
+
+    def get(self, key: str) -> bytes:
+        """The content, bit for bit.
+
+        Raises:
+            IntegrityError: it is not stored, or not what was stored.
+        """
+        try:
+            raw = self._file(key).read_bytes()
+        except FileNotFoundError:
+            raise _broken(key, "no such payload") from None
+        digest, content = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            raise _broken(key, f"{len(content):,} bytes that differ from what was stored")
+        return content
+
+    def keep_only(self, keys: set[str]) -> int:
+        """Remove every other payload and what an interrupted `put` left behind; how many payloads went."""
+        gone = 0
+        for file in list(self._files()):
+            if file.name not in keys:
+                file.unlink()
+                gone += file.suffix != ".part"
+        return gone
+
+    def _whole(self, key: str) -> bool:
+        try:
+            self.get(key)
+        except IntegrityError:
+            return False
+        return True
+
+    def _files(self) -> Iterator[Path]:
+        return (file for file in self._folder.glob("*/*") if file.is_file())
+
+    def _file(self, key: str) -> Path:
+        assert _KEY.fullmatch(key), f"{key!r} is not a hex SHA-256"
+        return self._folder / key[:2] / key
+
+
+def _broken(key: str, got: str) -> IntegrityError:
+    return IntegrityError(
+        expected=f"the payload {key[:12]}",
+        got=got,
+        consequence="Nothing was read from it.",
+        remedy="Add the document again to rebuild it.",
+    )
