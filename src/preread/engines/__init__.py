@@ -1,1 +1,1 @@
-""""""
+"""Engines: prompts in, text out as it is written (`base`); the torch engine (`local`)."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from preread.core.errors import UnsupportedModel
 from preread.core.types import MEMORY
+from preread.nn.cache import PreallocatedCache
 from preread.nn.lora import Adapters
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -24,35 +24,8 @@ CONTEXT_SLOT = "\x02context\x03"
 """Stands for the context while a chat template is rendered; control characters that no text holds."""
 INSTRUCTION = "\n\nAnswer the question from the text above.\n\n"
 """Stands between context and question, the same for every method."""
-
-
-class PreallocatedLayer(DynamicLayer):
-    """One layer's keys and values in a buffer made once, so that a token costs a copy of itself, not of the past.
-
-    The default growing cache concatenates, which on a CPU is most of the time of a token at 8,000 positions.
-    """
-
-    def __init__(self, capacity: int, config: Any = None) -> None:
-        super().__init__()
-        self.capacity, self.length = capacity, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make the buffers, [B, K, capacity, E], with the shapes and dtype of the first states."""
-        super().lazy_initialization(key_states, value_states)
-        self._keys = key_states.new_empty((*key_states.shape[:2], self.capacity, key_states.shape[3]))
-        self._values = value_states.new_empty((*value_states.shape[:2], self.capacity, value_states.shape[3]))
-        self.keys, self.values = self._keys[:, :, :0], self._values[:, :, :0]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write [B, K, T, E] behind what is there; returns views of all keys and values so far."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, self.length = self.length, self.length + key_states.shape[2]
-        assert self.length <= self.capacity, f"cache of {self.capacity} positions is full"
-        self._keys[:, :, start : self.length] = key_states
-        self._values[:, :, start : self.length] = value_states
-        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
-        return self.keys, self.values
+CACHED_LAYERS = frozenset({"full_attention", "sliding_attention"})
+UNCACHED_SETTINGS = ("attention_chunk_size", "num_kv_shared_layers", "kv_sharing_modes")
 
 
 @dataclass(frozen=True)
@@ -95,12 +68,11 @@ class Decoder:
     @cached_property
     def projections(self) -> dict[str, nn.Linear]:
         """The attention's q, k, v and o projections by their names in the model."""
-        found = {
+        return {
             name: module
             for name, module in self.model.named_modules()
             if name.rsplit(".", 1)[-1] in ATTENTION_PROJECTIONS and hasattr(module, "in_features")
         }
-        return found
 
     @cached_property
     def adapters(self) -> Adapters:
@@ -186,10 +158,23 @@ class Decoder:
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
-    def cache(self, capacity: int) -> Cache:
-        """An empty key/value cache for `capacity` positions, allocated once."""
-        layers = self.model.config.get_text_config().num_hidden_layers
-        return Cache(layers=[PreallocatedLayer(capacity) for _ in range(layers)])
+    def cache(self, capacity: int) -> PreallocatedCache:
+        """An empty key/value cache for `capacity` positions, allocated once.
+
+        Raises:
+            UnsupportedModel: a layer does something else than attend to all positions or to a sliding window of them.
+        """
+        config = self.model.config.get_text_config()
+        other = set(getattr(config, "layer_types", None) or ()) - CACHED_LAYERS
+        other |= {name for name in UNCACHED_SETTINGS if getattr(config, name, None)}
+        if other:
+            raise UnsupportedModel(
+                expected=f"layers of {' or '.join(sorted(CACHED_LAYERS))}",
+                got=f"{', '.join(sorted(other))} in {self.name}",
+                consequence="Nothing was computed: its keys and values cannot be kept position by position.",
+                remedy="Choose a decoder of the Llama, Qwen, Gemma or Mistral families.",
+            )
+        return PreallocatedCache(config.num_hidden_layers, capacity)
 
     def frame(self, question: str, context: Sequence[Tensor] = ()) -> Tensor:
         """[T] int64: the chat template around a question, with pieces of context before it.
