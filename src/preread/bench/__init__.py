@@ -1,1 +1,1 @@
-""""""
+"""Measurements, and the figures that are published of them."""

@@ -63,6 +63,18 @@ def fold_heads(model: PreTrainedModel) -> None:
 
 
 @contextmanager
+def heads_unfolded(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, the model attends as transformers alone would let it; for comparison."""
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    model.set_attn_implementation("sdpa" if before == FOLDED else before)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
 def one_row_products(x: Tensor) -> Iterator[None]:
     """Inside the block, products of a single bfloat16 row use PyTorch's own kernel in place of oneDNN's.
 
