@@ -1,1 +1,1 @@
-""""""
+"""Which passages a question needs: embedder and retriever."""

@@ -1,0 +1,103 @@
+"""Questions to passages: by meaning, by words, or by both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from preread.core.errors import FingerprintMismatch, UsageError
+from preread.core.types import Hit, Passage
+from preread.retrieval.embedder import Embedder
+from preread.store.store import Store
+
+Mode = Literal["hybrid", "dense", "bm25"]
+
+WEIGHTS = {"dense": 0.4, "bm25": 0.6}
+"""Of the two rankings in a hybrid score.
+
+A convex combination of min-max scores (Bruch, Gai and Ingber, TOIS 2023), not reciprocal rank fusion
+(Cormack, Clarke and Buettcher, SIGIR 2009, constant 60): mean recall@5 over training questions of SQuAD 2,
+FairytaleQA and Natural Questions is 0.916 against 0.893; bm25 alone has 0.896, dense alone 0.842.
+"""
+_POOL = 25
+"""Each side of a hybrid search ranks at least this many passages, so that its worst score is a poor one."""
+
+
+class Retriever:
+    """Search in one library with the embedder whose vectors it holds."""
+
+    def __init__(self, store: Store, embedder: Embedder) -> None:
+        self._store, self._embedder = store, embedder
+
+    def vectors(
+        self, passages: Sequence[Passage], advance: Callable[[float], object] | None = None
+    ) -> np.ndarray:
+        """[n, d] vectors to commit the passages with; binds a new library to the embedder.
+
+        Raises:
+            FingerprintMismatch: the library holds another embedder's vectors.
+        """
+        self._store.bind(self._embedder.fingerprint)
+        return self._embedder.embed([passage.text for passage in passages], "passage", advance)
+
+    def search(self, collection: str, question: str, k: int = 5, mode: Mode = "hybrid") -> list[Hit]:
+        """The k best passages of a collection, best first; ties by source and place in the document.
+
+        Args:
+            collection: the collection's name; an unknown one has no passages.
+            question: any text.
+            k: how many.
+            mode: `dense` scores by cosine, `bm25` by words. `hybrid` weighs both, each scaled from 0 for the
+                worst to 1 for the best that it found: 1 is first in both; two questions do not compare.
+
+        Returns:
+            Hits whose `extra` holds, where the passage was found that way, `dense` and `dense_rank`, `bm25`
+            and `bm25_rank`; ranks count from 1.
+
+        Raises:
+            UsageError: `k` is below 1, or there is no such mode.
+            FingerprintMismatch: the library holds another embedder's vectors.
+        """
+        if k < 1 or mode not in ("hybrid", "dense", "bm25"):
+            raise UsageError(
+                expected="k of 1 or more, and a mode out of hybrid, dense and bm25",
+                got=f"k={k}, mode={mode!r}",
+                consequence="Nothing was searched.",
+                remedy="Correct them.",
+            )
+        pool = max(_POOL, 5 * k) if mode == "hybrid" else k
+        found: dict[str, list[Hit]] = {}
+        if mode != "bm25":
+            found["dense"] = self._store.nearest(collection, self._vector(question), pool)
+        if mode != "dense":
+            found["bm25"] = self._store.matching(collection, question, pool)
+        return _fuse(found)[:k]
+
+    def _vector(self, question: str) -> np.ndarray:
+        held, ours = self._store.embedder, self._embedder.fingerprint
+        if held not in (None, ours):
+            raise FingerprintMismatch(
+                expected=f"the embedder {held[:12] if held else ''}, whose vectors this library holds",
+                got=f"{self._embedder.name} ({ours[:12]})",
+                consequence="Nothing was searched, because their vectors cannot be compared.",
+                remedy="Use the embedder that the library was made with, or search by words (bm25).",
+            )
+        return np.asarray(self._embedder.embed([question], "question")[0])
+
+
+def _fuse(found: dict[str, list[Hit]]) -> list[Hit]:
+    """One ranking of several; a single one keeps its scores."""
+    fused: dict[tuple[str, int], Hit] = {}
+    for name, hits in found.items():
+        worst, best = (hits[-1].score, hits[0].score) if hits else (0.0, 0.0)
+        for rank, hit in enumerate(hits, start=1):
+            place = (hit.source, hit.passage.index)
+            before = fused.get(place, replace(hit, score=0.0))
+            scaled = (hit.score - worst) / (best - worst) if best > worst else 1.0
+            score = before.score + WEIGHTS[name] * scaled if len(found) > 1 else hit.score
+            extra = {**before.extra, name: hit.score, f"{name}_rank": float(rank)}
+            fused[place] = replace(before, score=score, extra=extra)
+    return [fused[place] for place in sorted(fused, key=lambda place: (-fused[place].score, place))]
