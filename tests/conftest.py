@@ -91,9 +91,7 @@ def tiny_decoder(tiny_tokenizer: PreTrainedTokenizerFast) -> MakeDecoder:
     def make(family: Family = "llama", seed: int = 0) -> Decoder:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(
-                _config(family, len(tiny_tokenizer)), dtype=torch.float32
-            )
+            model = AutoModelForCausalLM.from_config(_config(family, len(tiny_tokenizer)), dtype=torch.float32)
         return Decoder(model, tiny_tokenizer, f"tiny-{family}", fingerprint(model, tiny_tokenizer))
 
     return make

@@ -114,7 +114,7 @@ def commit() -> str:
     """The commit of the checkout that runs, `-dirty` where it has changes; `unknown` outside one."""
     here = Path(__file__).parent
     try:
-        out = subprocess.run(  # noqa: S603
+        out = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607
             cwd=here, capture_output=True, text=True, check=True,
         )  # fmt: skip

@@ -55,7 +55,9 @@ def test_plain_is_plain_and_ours_comes_back(tiny_decoder, monkeypatch):
 
 def test_neither_side_ends_before_the_limit(tiny_decoder):
     decoder = tiny_decoder()
-    decoder.model.generation_config.eos_token_id = list(range(399))  # all tokens but one would end an answer
+    decoder.model.generation_config.eos_token_id = list(
+        range(len(decoder.tokenizer) - 1)
+    )  # all tokens but one would end an answer
     runs = compare(decoder, 60, 30, 6, seed=0, repeats=1, progress=lambda units=1, note="": None)
     assert len(runs.plain) == len(runs.text) == 1
 

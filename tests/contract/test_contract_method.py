@@ -80,7 +80,7 @@ def _logits(decoder: Decoder, ids: Tensor, embeds: Tensor | None = None) -> Tens
 
 
 def _encode(handle: Handle, passages: list[Passage]) -> dict[str, list[Memory]]:
-    return {scope: list(handle.encode(passages, scope)) for scope in handle.scopes}
+    return {scope: list(handle.encode(passages, scope)) for scope in {"passage", *handle.scopes}}
 
 
 def test_attach_and_detach_leave_the_logits_identical(method, decoder):
@@ -154,7 +154,7 @@ def test_memories_save_and_load_bit_exactly(handle, decoder):
 
 def test_a_memory_of_other_weights_is_refused(method, decoder, tiny_decoder):
     with method.attach(decoder) as handle:
-        scope = handle.scopes[-1]
+        scope = ("passage", *handle.scopes)[-1]
         memory = next(handle.encode(_passages(decoder), scope))
         family = decoder.name.removeprefix("tiny-")
         with method.attach(tiny_decoder(family, seed=1)) as other, pytest.raises(FingerprintMismatch) as caught:
@@ -163,7 +163,7 @@ def test_a_memory_of_other_weights_is_refused(method, decoder, tiny_decoder):
 
 
 def test_every_setting_that_changes_a_memory_is_in_its_producer(handle):
-    for scope in handle.scopes:
+    for scope in {"passage", *handle.scopes}:
         producer = handle.producer(scope)
         changed = [
             dataclasses.replace(producer, **{field.name: 9 if field.type == "int" else "other"})

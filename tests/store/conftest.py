@@ -25,9 +25,7 @@ def make_document(source: str, sentences: list[str]) -> tuple[Document, list[Pas
     for index, sentence in enumerate(sentences):
         ids = tuple(len(word) for word in sentence.split())
         end = start + len(sentence)
-        passages.append(
-            Passage(document.hash, index, ids, start, end, sentence, document.place(start), first)
-        )
+        passages.append(Passage(document.hash, index, ids, start, end, sentence, document.place(start), first))
         start, first = end, first + len(ids)
     return document, passages
 

@@ -41,13 +41,9 @@ HOSTILE = [
 
 def test_a_document_comes_back_bit_for_bit(store: Store, make_document, vectors_of) -> None:
     before = datetime.now(UTC)
-    document, passages = make_document(
-        "a.pdf", ["The lamp burned. ", "Nobody\tslept.\n", "Ünïcödé 日本 \U0001f600"]
-    )
+    document, passages = make_document("a.pdf", ["The lamp burned. ", "Nobody\tslept.\n", "Ünïcödé 日本 \U0001f600"])
     keys = [{"lloco": sha256("memory", passage.text), "text": sha256("t")} for passage in passages]
-    contents = {
-        key: bytes([i]) * 1000 for i, key in enumerate(sorted({key for own in keys for key in own.values()}))
-    }
+    contents = {key: bytes([i]) * 1000 for i, key in enumerate(sorted({key for own in keys for key in own.values()}))}
     store.put(contents)
     store.commit("c", document, passages, vectors_of(passages), keys, {"lloco": sha256("t")})
 
@@ -90,9 +86,7 @@ def test_a_second_commit_replaces_the_first_whole(store: Store, add_to, make_doc
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_reach_only_their_own(
-    store: Store, name: str, add_to, make_document, vectors_of
-) -> None:
+def test_hostile_names_reach_only_their_own(store: Store, name: str, add_to, make_document, vectors_of) -> None:
     add_to(store, "plain", "plain", ["The plain lamp."])
     add_to(store, name, name, ["The hostile lamp.", " And more."])
     add_to(store, name, name, ["The replaced lamp."])
@@ -121,9 +115,7 @@ def test_any_text_may_be_a_question_and_any_text_a_name(store: Store, words: str
     assert (hit.source, hit.passage.text) == (name, "The lighthouse keeper slept.")
 
 
-@pytest.mark.parametrize(
-    "words", ['"', "AND OR NOT", "(((", "text:lamp^9~", "*", "", "the \ud800 lamp", "[1 TO 2]"]
-)
+@pytest.mark.parametrize("words", ['"', "AND OR NOT", "(((", "text:lamp^9~", "*", "", "the \ud800 lamp", "[1 TO 2]"])
 def test_query_syntax_is_only_words(store: Store, words: str, add_to) -> None:
     add_to(store, "c", "a", ["Nothing of the kind."])
     assert all(hit.score > 0 for hit in store.matching("c", words, 3))

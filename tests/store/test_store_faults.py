@@ -70,8 +70,7 @@ while True:
         (versions[source],) = {int(one.passage.text.split("version ")[1].split(".")[0]) for one in stored}
     # The write under way may have been committed without having been acknowledged, but only as a whole.
     possible = [
-        {f"d{n % 3}": n for n in range(max(1, last - 2), last + 1)}
-        for last in (acknowledged, acknowledged + 1)
+        {f"d{n % 3}": n for n in range(max(1, last - 2), last + 1)} for last in (acknowledged, acknowledged + 1)
     ]
     assert versions in possible
 
@@ -130,9 +129,7 @@ def test_a_damaged_payload_is_told_and_made_again(store: Store) -> None:
 
 
 @pytest.mark.parametrize("limit", [2_000, 12_000, 40_000])
-def test_a_full_disk_is_a_clear_error_and_everything_before_is_there(
-    store: Store, add_to, limit: int
-) -> None:
+def test_a_full_disk_is_a_clear_error_and_everything_before_is_there(store: Store, add_to, limit: int) -> None:
     kept = add_to(store, "c", "kept", ["The lamp burned."])
     body = f"""
 import resource

@@ -45,9 +45,7 @@ def test_what_two_documents_share_stays_while_one_names_it(store: Store, add_to)
     for source in ("a", "b"):
         add_to(store, "c", source, ["The same sentence."])
     shared = sha256("memory", "The same sentence.")
-    assert (
-        store.forget("c", "a").payloads == 2
-    )  # its text and its memory of the whole have its title in their keys
+    assert store.forget("c", "a").payloads == 2  # its text and its memory of the whole have its title in their keys
     assert store.missing([shared]) == set()
     assert store.forget("c", "b").payloads == 3
     assert store.missing([shared]) == {shared}

@@ -65,9 +65,16 @@ class Handle(ABC):
     @property
     @abstractmethod
     def scopes(self) -> tuple[Scope, ...]:
-        """Which memories a library keeps of each document. Passage memories are made independently of one another,
-        so they may be joined, dropped and put in any order; a document's memory is one piece.
+        """Which memories a library keeps of each document; a method whose memories cost nothing to make keeps none.
+
+        Passage memories are made independently of one another, so they may be joined, dropped and put in any order; a
+        document's memory is one piece.
         """
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What every answer by this method must say of its quality, such as that its weights were hardly trained."""
+        return ()
 
     @abstractmethod
     def producer(self, scope: Scope) -> Producer:

@@ -40,8 +40,8 @@ class TextHandle(Handle):
 
     @property
     def scopes(self) -> tuple[Scope, ...]:
-        """Passages only: a document's text is its passages'."""
-        return ("passage",)
+        """None: a passage's ids are its memory, and the library has them."""
+        return ()
 
     def producer(self, scope: Scope) -> Producer:  # noqa: ARG002 the same for every scope
         """Bound to the decoder, whose tokenizer gave the ids."""

@@ -12,10 +12,29 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preread.core.types import sha256
 
-BOOKKEEPING = frozenset(
-    {"_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache"}
+DECISIVE = (
+    "model_type",
+    "hidden_act",
+    "hidden_activation",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rms_norm_eps",
+    "rope_parameters",
+    "sliding_window",
+    "layer_types",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
 )
-"""Fields of a config that change no number; the dtype is hashed with each tensor."""
+"""Fields of a config that change the numbers of equal weights.
+
+Named one by one, because the rest of a config changes between versions of transformers, and a memory must not go stale
+with an upgrade.
+"""
+
+PROBE = "It's 1,024 tokens.\n\n12 caf\u00e9s\tat naïve §7? \U0001f40b  end"
+"""Its token ids tell two tokenizers of one vocabulary apart: digits, blank lines, accents, runs of spaces."""
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -39,12 +58,10 @@ def _tensor_digest(tensor: Tensor) -> str:
 
 
 def _architecture(model: PreTrainedModel) -> str:
-    fields = {key: value for key, value in model.config.to_diff_dict().items() if key not in BOOKKEEPING}
-    return json.dumps(fields, sort_keys=True, default=str)
+    config = model.config.get_text_config()
+    return json.dumps({key: getattr(config, key, None) for key in DECISIVE}, sort_keys=True, default=str)
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    # A call that pads or truncates leaves its settings here; they are the call's, not the tokenizer's.
-    backend.update(padding=None, truncation=None)
-    return json.dumps(backend, sort_keys=True)
+    ids = tokenizer(PROBE, add_special_tokens=True)["input_ids"]
+    return json.dumps([sorted(tokenizer.get_vocab().items()), ids])

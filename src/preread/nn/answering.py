@@ -1,8 +1,8 @@
 """The `adapter` stage: teach a LoRA to answer from what a method put into the prompt.
 
 It works on prompts alone, so a summary memory, plain text and no context at all are trained by the same code and
-under the same care. LLoCO (arXiv 2404.07979, section 3.2) trains on answers only; the top-k distillation from the same decoder
-reading the text is ours.
+under the same care. LLoCO (arXiv 2404.07979, section 3.2) trains on answers only; the top-k distillation from the
+same decoder reading the text is ours.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from preread.nn.cache import PreallocatedCache
 from preread.nn.lora import Adapters
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-CONTEXT_SLOT = "\x02context\x03"
-"""Stands for the context while a chat template is rendered; control characters that no text holds."""
+SLOT = "\x02user\x03"
+"""Stands for context and question while a chat template is rendered; control characters that no text holds."""
 INSTRUCTION = "\n\nAnswer the question from the text above.\n\n"
 """Stands between context and question, the same for every method."""
 CACHED_LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -186,15 +186,20 @@ class Decoder:
         """
         template = self.tokenizer.chat_template
         if template is None:
-            before, after = "", f"Question: {question}\nAnswer:"
+            before, after = "Question: ", "\nAnswer:"
         else:
-            turns = [{"role": "user", "content": CONTEXT_SLOT + question}]
+            turns = [{"role": "user", "content": SLOT}]
             rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            before, _, after = str(rendered).partition(CONTEXT_SLOT)
+            before, _, after = str(rendered).partition(SLOT)
         pieces = [*context, self.tokens(INSTRUCTION)] if len(context) else []
-        return torch.cat([self.tokens(before, special=template is None), *pieces, self.tokens(after)])
+        start = self.start_ids if template is None else self.start_ids[:0]  # a template brings its own
+        return torch.cat([start, self._template(before), *pieces, self.tokens(question), self._template(after)])
 
-    def tokens(self, text: str, special: bool = False) -> Tensor:
-        """[T] int64 token ids of a text; `special` lets the tokenizer add what it puts at a text's start."""
-        ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+    def tokens(self, text: str) -> Tensor:
+        """[T] int64 token ids of a text; what looks like a special token in it is read as the characters it is."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.int64)
+
+    def _template(self, text: str) -> Tensor:
+        """[T] int64 token ids of a piece of the chat template, special tokens as such."""
+        return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)

@@ -63,9 +63,7 @@ class Folder:
         outermost, holder = self._lock.lock_counter == 1, self.path / _HOLDER
         try:
             if outermost:
-                with suppress(
-                    OSError
-                ):  # only for others' errors: a full disk must not keep us from forgetting
+                with suppress(OSError):  # only for others' errors: a full disk must not keep us from forgetting
                     holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             yield
         finally:

@@ -93,9 +93,7 @@ class PassageTable:
 
     def keys(self) -> set[str]:
         """Every payload key that a row names."""
-        rows = self._read(
-            lambda table: table.search().select(["keys", "document_keys", "document"]).to_arrow()
-        )
+        rows = self._read(lambda table: table.search().select(["keys", "document_keys", "document"]).to_arrow())
         named = {text for row in rows for text in (row["keys"], row["document_keys"])}
         return {key for text in named for key in json.loads(text).values()} | {
             text_key(row["document"]) for row in rows

@@ -126,9 +126,9 @@ class Compressor(nn.Module):
                 consequence="Nothing was compressed.",
                 remedy="Choose a larger ratio or shorter segments.",
             )
-        start = self.decoder.start_ids
+        start = self.decoder.embed(self.decoder.start_ids)
         heads = [
-            torch.cat([self.decoder.embed(start), before.to(self.decoder.device), self.decoder.embed(ids)])
+            torch.cat([start, before.to(start), self.decoder.embed(ids)])
             for before, ids in zip(past, segments, strict=True)
         ]
         rows = [

@@ -23,6 +23,17 @@ from preread.methods.lloco.objective import CompressObjective
 from preread.nn.answering import AnswerObjective
 from preread.nn.hf import Decoder
 
+SHIPPED = Path(__file__).parent / "weights"
+"""Compressors that come with the package, a folder each."""
+
+
+def shipped(base: str) -> Path | None:
+    """The folder of the packaged compressor for the decoder with this fingerprint, if there is one."""
+    for manifest in sorted(SHIPPED.glob("*/manifest.json")):
+        if json.loads(manifest.read_text(encoding="utf-8"))["base"] == base:
+            return manifest.parent
+    return None
+
 
 @dataclass(frozen=True)
 class Lloco(Method):
@@ -34,8 +45,9 @@ class Lloco(Method):
             every one behind the summaries of those before it.
         segment_tokens: longest segment of the recursive reading.
         batch_tokens: tokens compressed at the same time.
-        compressor: folder of a trained compressor; None starts an untrained one of shape `shape`.
-        shape: shape of a new compressor.
+        compressor: folder of a trained compressor; None takes the one that ships for the decoder, or else starts an
+            untrained one.
+        shape: shape of an untrained compressor.
     """
 
     name: ClassVar[str] = "lloco"
@@ -55,7 +67,13 @@ class Lloco(Method):
                 consequence="Nothing was attached.",
                 remedy="Choose 4 to 32 tokens for each summary embedding.",
             )
-        made = Compressor.load(self.compressor, decoder) if self.compressor else Compressor(decoder, self.shape)
+        folder = self.compressor or shipped(decoder.fingerprint)
+        if folder:
+            made = Compressor.load(folder, decoder)
+        else:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)  # an untrained compressor is the same one tomorrow, so its memories stay valid
+                made = Compressor(decoder, self.shape)
         return LlocoHandle(self, decoder, made.eval().requires_grad_(False))
 
 
@@ -74,6 +92,12 @@ class LlocoHandle(Handle):
     def scopes(self) -> tuple[Scope, ...]:
         """Passages always (for passage mode); the whole document too where reading is recursive."""
         return ("passage", "document") if self.method.segments == "recursive" else ("passage",)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the compressor's manifest says of its quality."""
+        note = self.compressor.trained.note
+        return (f"compressor: {note}",) if note else ()
 
     def producer(self, scope: Scope) -> Producer:
         """Bound to the decoder, the compressor's weights, the ratio and, for a document, the segment length."""

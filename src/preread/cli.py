@@ -1,0 +1,275 @@
+"""The command line: one call a command, results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from preread.core.errors import BeyondTraining, PrereadError
+
+if TYPE_CHECKING:
+    from preread.library import Collection
+
+app = typer.Typer(
+    help="Let a language model read long documents once, ahead of time; ask a thousand times, cheaply.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train what preread ships or you ship with it.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+LibraryOption = Annotated[
+    Path | None, typer.Option("--library", envvar="PREREAD_LIBRARY", help="Folder of the library.")
+]
+CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change one key, as a.b=value; may be repeated.")]
+
+
+def _collection(library: Path | None, name: str) -> Collection:
+    from preread.library import Library
+
+    return Library(library).collection(name)
+
+
+def _print(result: Any, as_json: bool, human: Callable[[Any], str]) -> None:
+    """A result on stdout: one JSON object, or text for people."""
+    plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    sys.stdout.write(json.dumps(plain, default=str, ensure_ascii=False) if as_json else human(result))
+    sys.stdout.write("\n")
+
+
+@app.command()
+def add(
+    files: Annotated[list[Path], typer.Argument(help="Files: .txt, .md, .html, .pdf.")],
+    collection: CollectionOption = "default",
+    library: LibraryOption = None,
+    model: Annotated[str | None, typer.Option(help="Decoder: default, a folder or a hub id. New collections.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Tokens a summary embedding stands for. New collections.")] = None,
+    segments: Annotated[str | None, typer.Option(help="independent or recursive. New collections.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Read documents and keep their memories.
+
+    Example: preread add report.pdf notes.md --collection work --ratio 16
+    """
+    from preread import render
+    from preread.library import Library, Settings
+
+    options = {k: v for k, v in {"ratio": ratio, "segments": segments}.items() if v is not None}
+    settings = Settings(model=model or "default", options=options) if options or model else None
+    target = Library(library).collection(collection, settings)
+    failed: PrereadError | None = None
+    for file in files:
+        try:
+            _print(target.add(file), json_, render.added)
+        except PrereadError as error:  # one bad file does not stop the others
+            failed = error
+            sys.stderr.write(f"{file}: {error}\n")
+    if failed is not None:
+        raise typer.Exit(failed.exit_code)
+
+
+@app.command(name="study")
+def study_(
+    collection: CollectionOption = "default",
+    questions: Annotated[Path | None, typer.Option(help="Labelled questions, JSON lines.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this long; the next call goes on.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    set_: SetOption = None,
+    library: LibraryOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Teach the collection's adapter to answer from its memories.
+
+    Example: preread study --collection work --steps 200
+    """
+    from preread import render
+    from preread.core.config import build
+    from preread.data.questions import read
+    from preread.study import StudyConfig, study
+
+    short = {"training.minutes": minutes, "training.steps": steps}
+    overrides = [f"{key}={value}" for key, value in short.items() if value is not None] + (set_ or [])
+    target = _collection(library, collection)
+    labelled = read(questions) if questions else []
+    _print(study(target, labelled, build(StudyConfig, asdict(StudyConfig()), overrides)), json_, render.studied)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    collection: CollectionOption = "default",
+    method: Annotated[str | None, typer.Option(help="text or lloco; by default the collection's own.")] = None,
+    mode: Annotated[str | None, typer.Option(help="document or passages; by default what the memory allows.")] = None,
+    passages: Annotated[int, typer.Option(help="Passages to cite, and to read in mode passages.")] = 5,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is written.")] = False,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of the answer.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Smallest set of tokens with this probability.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes a drawn answer repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends the answer; may be repeated.")] = None,
+    library: LibraryOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Answer a question from a collection, with citations and what it cost.
+
+    Example: preread ask "Who may end the contract?" --collection work --stream
+    """
+    from preread import render
+    from preread.core.types import Sampling
+
+    sampling = Sampling(max_tokens, temperature, top_p, seed=seed, stop=tuple(stop or ()))
+    live = stream and not json_
+    answer = _collection(library, collection).ask(
+        question, method, _mode(mode), passages, sampling, _write if live else lambda _: None
+    )
+    _print(answer, json_, lambda a: ("\n" if live else f"{a.text}\n") + render.sources(a))
+
+
+@app.command(name="list")
+def list_(library: LibraryOption = None, json_: JsonOption = False) -> None:
+    """List collections and their documents.
+
+    Example: preread list
+    """
+    from preread import render
+    from preread.library import Library
+
+    _print([asdict(entry) for entry in Library(library).store.documents()], json_, render.entries)
+
+
+@app.command()
+def show(
+    document: Annotated[str, typer.Argument(help="The document's path, as `preread list` shows it.")],
+    collection: CollectionOption = "default",
+    library: LibraryOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show a document's passages, where they stand and how they begin.
+
+    Example: preread show report.pdf --collection work
+    """
+    from preread import render
+
+    target = _collection(library, collection)
+    stored = [asdict(s.passage) for s in target.store.passages(target.name, target.entry(document).source)]
+    _print(stored, json_, render.passages)
+
+
+@app.command()
+def forget(
+    document: Annotated[str, typer.Argument(help="The document's path, as `preread list` shows it.")],
+    collection: CollectionOption = "default",
+    library: LibraryOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Remove a document, its memories and the adapters taught from it.
+
+    Example: preread forget report.pdf --collection work
+    """
+    from preread import render
+
+    _print(_collection(library, collection).forget(document), json_, render.receipt)
+
+
+@train_app.command()
+def compressor(
+    recipe: Annotated[Path, typer.Option(help="YAML recipe.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the result.")],
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a compressor by a recipe; the same command goes on where it stopped.
+
+    Example: preread train compressor --recipe recipes/lloco-compressor-first.yaml --data texts --out runs/first
+    """
+    from preread.core.config import load
+    from preread.recipes import Recipe, run
+
+    outcome = run(load(Recipe, recipe, set_ or []), data, out)
+    _print(outcome, json_, lambda o: f"step {o.step}, {'finished' if o.finished else 'stopped'}: {o.losses}")
+
+
+@app.command(name="demo")
+def demo_(
+    steps: Annotated[int, typer.Option(help="Steps of study.")] = 40,
+    folder: Annotated[Path | None, typer.Option(help="Library of the demo.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Learn a shipped book, study it, and ask it three questions by two methods, side by side.
+
+    Example: preread demo
+    """
+    from preread import render
+    from preread.core.config import build
+    from preread.demo import demo
+    from preread.study import StudyConfig
+
+    config = build(StudyConfig, asdict(StudyConfig()), [f"training.steps={steps}"])
+    _print(demo(config, _say, folder), json_, render.demo)
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="JSON lines that the figures are appended to.")] = Path(
+        "results/figures.jsonl"
+    ),
+    repeats: Annotated[int, typer.Option(help="Pairs of runs a ratio.")] = 5,
+    json_: JsonOption = False,
+) -> None:
+    """Measure first token and decoding on this CPU: memory against text, the same engine, the same cache.
+
+    Example: preread bench --out results/figures.jsonl
+    """
+    from preread import render
+    from preread.bench.figures import publish
+    from preread.bench.measure import cpu_figures
+    from preread.models.loading import load
+
+    figures = cpu_figures(load("default"), repeats=repeats)
+    publish(figures, out)
+    _print([asdict(figure) for figure in figures], json_, render.figures)
+
+
+def _mode(mode: str | None) -> Any:
+    from preread.core.errors import UsageError
+
+    if mode not in (None, "document", "passages"):
+        raise UsageError("a mode (document, passages)", mode, "Nothing was asked.", "Choose one of the two.")
+    return mode
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def main() -> None:
+    """Run the command line; every error a user can meet is one message and an exit code."""
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("always", category=BeyondTraining)
+    warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
+    try:
+        app(standalone_mode=True)
+    except PrereadError as error:
+        _say(f"preread: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("preread: interrupted; what was finished is kept, and the same command goes on from there.")
+        sys.exit(130)
+    except MemoryError:
+        _say("preread: out of memory; what was stored is untouched. Try a smaller model, batch or document.")
+        sys.exit(4)

@@ -1,0 +1,122 @@
+"""Results as text for people; `--json` is for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from preread.core.types import Answer, Citation
+
+if TYPE_CHECKING:
+    from preread.demo import Asked, Demo
+    from preread.library import Added
+    from preread.store.store import Receipt
+    from preread.study import Studied
+
+WIDTH = 100
+
+
+def added(result: Added) -> str:
+    """One line of `add`."""
+    entry = result.entry
+    line = f"{result.change}: {entry.title} ({entry.source}), {entry.tokens:,} tokens in {entry.passages} passages"
+    if result.positions:
+        line += f", memory of {result.positions:,} positions ({entry.tokens / result.positions:.1f}x fewer)"
+    return f"{line}, {result.seconds:.1f} s"
+
+
+def studied(result: Studied) -> str:
+    """What `study` gave on the lessons it did not teach."""
+    if not result.outcome.finished:
+        return f"stopped after {result.outcome.step} steps; the same command goes on"
+    terms = ", ".join(f"{name} {result.before[name]:.3f} -> {value:.3f}" for name, value in result.after.items())
+    verdict = "the adapter is in use" if result.published else "it did not help, so the adapter is not used"
+    return f"{result.outcome.step} steps in {result.outcome.seconds:.0f} s; held-out lessons: {terms}; {verdict}"
+
+
+def citation(cited: Citation) -> str:
+    """Where a citation points, and how its passage begins."""
+    place = f"{cited.place}, " if cited.place else ""
+    return f"{cited.title}, {place}characters {cited.start:,}-{cited.end:,}: {_begin(cited.text)}..."
+
+
+def usage(answer: Answer) -> str:
+    """What an answer cost."""
+    use = answer.usage
+    return (
+        f"read {use.tokens_read:,} positions for {use.tokens_of_source:,} tokens of documents "
+        f"({use.tokens_of_source / max(1, use.tokens_read):.1f}x fewer); first token {use.first_token_s:.2f} s, "
+        f"then {1000 * use.per_token_s:.0f} ms a token, {use.tokens_written} tokens"
+    )
+
+
+def sources(answer: Answer) -> str:
+    """Citations, cost and notes of an answer."""
+    lines = [f"  [{i}] {citation(cited)}" for i, cited in enumerate(answer.citations, start=1)]
+    return "\n".join([*lines, f"  {answer.method}: {usage(answer)}", *(f"  note: {note}" for note in answer.notes)])
+
+
+def entries(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of `list`."""
+    if not rows:
+        return "The library is empty. Add a document: preread add FILE"
+    return "\n".join(
+        f"{row['collection']:<16} {row['tokens']:>10,} tokens {row['passages']:>6} passages  {row['source']}"
+        for row in rows
+    )
+
+
+def passages(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of `show`."""
+    return "\n".join(
+        f"{row['index']:>5}  {row['start']:>9,}-{row['end']:<9,} {row['place']:<30.30} {_begin(row['text'])}"
+        for row in rows
+    )
+
+
+def receipt(result: Receipt) -> str:
+    """What `forget` removed."""
+    return (
+        f"forgotten: {result.documents} document, {result.passages} passages, {result.payloads} payloads, "
+        f"{result.bytes_freed:,} bytes freed"
+    )
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> str:
+    """Measured figures, one a line."""
+    return "\n".join(f"{r['id']:<32} {r['value']:>8.2f} {r['unit']}  ({r['low']:.2f}-{r['high']:.2f})" for r in rows)
+
+
+def demo(result: Demo) -> str:
+    """The demo's answers, side by side."""
+    lines = (
+        ["", f"{result.added.entry.title}: {result.added.entry.tokens:,} tokens", studied(result.studied)]
+        if (result.studied)
+        else ["", f"{result.added.entry.title}: {result.added.entry.tokens:,} tokens (studied in an earlier run)"]
+    )
+    for item in result.asked:
+        lines += ["", "=" * WIDTH, item.question, f"(the answer stands at token {item.token:,}, {item.place})"]
+        for method, answer in item.answers.items():
+            lines += ["", *_shown(item, method, answer)]
+    lines += ["", "=" * WIDTH, *_verdict(result)]
+    return "\n".join(lines)
+
+
+def _shown(item: Asked, method: str, answer: Answer) -> list[str]:
+    mark = "holds the expected words" if item.right[method] else "does not hold the expected words"
+    cited = "a citation covers the place" if item.cited[method] else "no citation covers the place"
+    return [f"{method}: {answer.text}", f"  -> {mark}; {cited}", sources(answer)]
+
+
+def _begin(text: str) -> str:
+    return " ".join(text.split())[:60]
+
+
+def _verdict(result: Demo) -> list[str]:
+    lines = []
+    for method in result.asked[0].answers:
+        right = sum(item.right[method] for item in result.asked)
+        seconds = sum(item.answers[method].usage.first_token_s for item in result.asked) / len(result.asked)
+        lines.append(f"{method}: {right} of {len(result.asked)} right, first token after {seconds:.2f} s on average")
+    lines.append(f"Weights: {result.decoder}, {result.note}. A decoder of this size answers poorly even from the text.")
+    return lines
