@@ -78,9 +78,7 @@ class Embedder:
         left = np.bincount(owners, minlength=len(texts))
         with torch.inference_mode():
             for batch in _batches([len(window) for window in windows]):
-                padded = self._model.tokenizer.pad(
-                    {"input_ids": [windows[i] for i in batch]}, return_tensors="pt"
-                )
+                padded = self._model.tokenizer.pad({"input_ids": [windows[i] for i in batch]}, return_tensors="pt")
                 features = {key: value.to(self._device) for key, value in padded.items()}
                 pooled = self._model(features)["sentence_embedding"].float().cpu().numpy()
                 pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -117,9 +115,7 @@ class Embedder:
 
             dtype = torch.bfloat16 if self._device == "cpu" else torch.float32
             try:
-                model = SentenceTransformer(
-                    _weights(self.name), device=self._device, model_kwargs={"dtype": dtype}
-                )
+                model = SentenceTransformer(_weights(self.name), device=self._device, model_kwargs={"dtype": dtype})
             except (OSError, ValueError) as error:
                 raise UnknownModel(
                     expected=f'a sentence-transformers model "{self.name}"',

@@ -32,9 +32,7 @@ class Retriever:
     def __init__(self, store: Store, embedder: Embedder) -> None:
         self._store, self._embedder = store, embedder
 
-    def vectors(
-        self, passages: Sequence[Passage], advance: Callable[[float], object] | None = None
-    ) -> np.ndarray:
+    def vectors(self, passages: Sequence[Passage], advance: Callable[[float], object] | None = None) -> np.ndarray:
         """[n, d] vectors to commit the passages with; binds a new library to the embedder.
 
         Raises:
