@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from preread.core.errors import BeyondTraining, PrereadError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train what preread ships or you ship with it.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 
+INTERRUPTED = 130
 LibraryOption = Annotated[
     Path | None, typer.Option("--library", envvar="PREREAD_LIBRARY", help="Folder of the library.")
 ]
@@ -263,13 +265,16 @@ def main() -> None:
     warnings.filterwarnings("always", category=BeyondTraining)
     warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False) or 0
     except PrereadError as error:
         _say(f"preread: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("preread: interrupted; what was finished is kept, and the same command goes on from there.")
-        sys.exit(130)
+        code = error.exit_code
+    except TyperException as error:  # a mistake on the command line itself
+        error.show()  # type: ignore[attr-defined]  # its subclasses have it, all of them
+        code = error.exit_code
     except MemoryError:
         _say("preread: out of memory; what was stored is untouched. Try a smaller model, batch or document.")
-        sys.exit(4)
+        code = 4
+    if code == INTERRUPTED:  # typer makes this of Ctrl-C
+        _say("preread: interrupted; what was finished is kept, and the same command goes on from there.")
+    sys.exit(code)

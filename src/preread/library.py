@@ -98,16 +98,9 @@ class Library:
         self._decoders: dict[str, Decoder] = {}
 
     @cached_property
-    def embedder(self) -> Embedder:
-        """Makes the retrieval vectors; loaded on first use, and the only one this library takes vectors of."""
-        embedder = Embedder()
-        self.store.bind(embedder.fingerprint)
-        return embedder
-
-    @cached_property
     def retriever(self) -> Retriever:
-        """Finds passages."""
-        return Retriever(self.store, self.embedder)
+        """Finds passages; its embedder is loaded on first use."""
+        return Retriever(self.store, Embedder())
 
     def decoder(self, model: str) -> Decoder:
         """A decoder by name, loaded once."""
@@ -350,7 +343,7 @@ class Collection:
 
     def _vectors(self, passages: Sequence[Passage]) -> np.ndarray:
         with progress("indexing passages", len(passages)) as advance:
-            return self.library.embedder.embed([passage.text for passage in passages], advance=advance)
+            return self.library.retriever.vectors(passages, advance)
 
     def _remember(self, handle: Handle, passages: Sequence[Passage], keys: Sequence[str], scope: Scope) -> None:
         """Make and store the memories that are not stored yet, some at a time."""
@@ -369,6 +362,13 @@ class Collection:
 
     def _load(self, handle: Handle, keys: Sequence[str], scope: Scope) -> list[Memory]:
         expect = handle.producer(scope)
+        if missing := self.store.missing(keys):
+            raise FingerprintMismatch(
+                expected=f"memories by {handle.name} for {self.decoder.name} ({expect.base[:12]}, {expect.settings})",
+                got=f"none of that kind for {len(missing)} of {len(keys)} passages",
+                consequence="The question was not asked; memories of other weights mean nothing to these.",
+                remedy=f"Add the documents again: preread add FILE --collection {self.name}; or use --method text.",
+            )
         raw = self.store.payloads(keys)
         return [Memory.from_bytes(raw[key], expect) for key in keys]
 

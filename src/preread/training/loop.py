@@ -161,7 +161,7 @@ def _step(
             if not torch.isfinite(loss):
                 raise PrereadError(
                     expected="a finite loss",
-                    got=f"{float(loss)} at step {step}",
+                    got=f"{float(loss.detach())} at step {step}",
                     consequence="Training stopped; the last checkpoint is kept.",
                     remedy="Lower learning_rate, or look at the data of that step.",
                 )

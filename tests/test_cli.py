@@ -1,0 +1,141 @@
+"""The command line as a user meets it: output, exit codes, and never a stack trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from preread import cli
+from preread.library import Settings
+
+from .test_library import decoders, log, open_library  # noqa: F401
+
+COMMANDS = ["add", "study", "ask", "list", "show", "forget", "demo", "bench", "train compressor"]
+
+
+@pytest.fixture
+def run(open_library, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """Run the command line in this process: exit code, stdout, stderr."""
+    monkeypatch.setenv("PREREAD_LIBRARY", str(tmp_path / "library"))
+
+    def go(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["preread", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out = capsys.readouterr()
+        return int(ended.value.code or 0), out.out, out.err
+
+    return go
+
+
+def test_add_ask_list_show_forget(run, log):  # noqa: F811
+    code, out, _ = run("add", str(log), "--model", "tiny", "--ratio", "8", "--json")
+    assert code == 0
+    added = json.loads(out)
+    assert added["change"] == "added"
+    code, out, _ = run("ask", "What met storm number 35?", "--max-tokens", "4", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["method"] == "lloco"
+    assert answer["citations"][0]["source"] == str(log)
+    code, out, err = run("ask", "What met storm number 35?", "--max-tokens", "4", "--method", "text", "--stream")
+    assert code == 0
+    assert "log.md" not in err
+    assert "characters" in out
+    assert "fewer" in out
+    assert json.loads(run("list", "--json")[1])[0]["source"] == str(log)
+    assert str(log) in run("list")[1]
+    shown = json.loads(run("show", str(log), "--json")[1])
+    assert "".join(passage["text"] for passage in shown) == log.read_text()
+    assert json.loads(run("forget", str(log), "--json")[1])["documents"] == 1
+    assert json.loads(run("list", "--json")[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["ask", "Who?", "--collection", "empty"], 2, "preread add FILE"),
+        (["ask", "Who?", "--mode", "sideways"], 2, "document, passages"),
+        (["forget", "nothing.txt"], 2, "preread list"),
+        (["show", "nothing.txt"], 2, "preread list"),
+        (["add", "nothing.txt", "--model", "tiny"], 1, "nothing.txt"),
+        (["study", "--set", "training.stepz=3"], 2, "training.steps"),
+        (["study", "--questions", "none.jsonl"], 1, "none.jsonl"),
+        (["train", "compressor", "--recipe", "none.yaml", "--data", ".", "--out", "."], 2, "none.yaml"),
+        (["no-such-command"], 2, "no-such-command"),
+    ],
+)
+def test_mistakes_have_their_exit_code_and_one_message(run, open_library, arguments, code, message):  # noqa: F811
+    open_library().collection("empty", Settings("tiny"))
+    got, out, err = run(*arguments)
+    assert got == code, err
+    assert message in err
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_one_bad_file_does_not_stop_the_others(run, log, tmp_path):  # noqa: F811
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"")
+    code, out, err = run("add", str(bad), str(log), "--model", "tiny")
+    assert code == 1
+    assert "bad.txt" in err
+    assert "added: The log" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_text_has_an_example(run, command):
+    code, out, _ = run(*command.split(), "--help")
+    assert code == 0
+    assert f"Example: preread {command}" in " ".join(out.split())
+
+
+def test_no_command_is_missing_here():
+    click = typer.main.get_command(cli.app)
+    names = [name for name in click.commands if name != "train"]
+    assert {*names, *(f"train {name}" for name in click.commands["train"].commands)} == set(COMMANDS)
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    script = "import sys, preread.cli; print([m for m in ('torch', 'transformers', 'lancedb') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_ctrl_c_ends_with_130_and_a_word(tmp_path):
+    """A real process and a real signal: the command waits for a lock that another writer holds."""
+    script = (
+        "import sys, preread.library as l, preread.cli as c, time\n"
+        "def slow(*a): sys.stderr.write('ready\\n'); sys.stderr.flush(); time.sleep(60)\n"
+        "l.Library.collection = slow\n"
+        "sys.argv = ['preread', 'ask', 'Who?', '--library', sys.argv[1]]\n"
+        "c.main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "library")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    while "ready" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "goes on from there" in err
+    assert "Traceback" not in err
+
+
+def test_the_readme_names_every_command():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert [command for command in COMMANDS if f"preread {command}" not in readme] == []

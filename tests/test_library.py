@@ -1,0 +1,198 @@
+"""The flow from file to answer, on a tiny decoder and an embedder of word counts."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from preread.core.errors import FingerprintMismatch, UnreadableDocument, UsageError
+from preread.core.types import Sampling
+from preread.library import BEFORE_A_PAUSE, Library, Settings
+from preread.methods.lloco.method import LlocoHandle
+from preread.nn.hf import INSTRUCTION
+
+SHORT = Sampling(max_tokens=4)
+SETTINGS = Settings(model="tiny", options={"ratio": 4.0}, passage_tokens=80)
+
+
+class WordCounts:
+    """An embedder in one line of mathematics: hashed word counts, normalised."""
+
+    name, fingerprint = "word-counts", "word-counts"
+
+    def embed(self, texts, role="passage", advance=None):
+        rows = np.zeros((len(texts), 64), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in text.lower().split():
+                row[int(hashlib.sha256(word.strip(".,?!“”").encode()).hexdigest(), 16) % 64] += 1
+            row += 1e-3
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def decoders(tiny_decoder):
+    return {"tiny": tiny_decoder("llama")}
+
+
+@pytest.fixture
+def open_library(tmp_path, monkeypatch, decoders):
+    monkeypatch.setattr("preread.library.load", lambda name: decoders[name])
+    monkeypatch.setattr("preread.library.Embedder", WordCounts)
+    return lambda: Library(tmp_path / "library")
+
+
+@pytest.fixture
+def collection(open_library):
+    return open_library().collection("sea", SETTINGS)
+
+
+def story(name: str, sentences: int = 12) -> str:
+    days = (
+        f"On day {i} the {name} met the storm number {i * 7} and the keeper wrote it down." for i in range(sentences)
+    )
+    return "\n\n".join(["# The log", *days]) + "\n"
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "log.md"
+    path.write_text(story("schooner"), encoding="utf-8")
+    return path
+
+
+def test_a_document_is_added_once_and_replaced_when_it_changes(collection, log, monkeypatch):
+    first = collection.add(log)
+    assert first.change == "added"
+    assert first.entry.tokens / first.positions == pytest.approx(4.0, rel=0.15)
+    with monkeypatch.context() as patch:
+        patch.setattr(LlocoHandle, "encode", lambda *_: pytest.fail("an unchanged document was compressed again"))
+        assert collection.add(log).change == "unchanged"
+    log.write_text(story("brig"), encoding="utf-8")
+    changed = collection.add(log)
+    assert changed.change == "replaced"
+    assert [entry.hash for entry in collection.documents()] == [changed.entry.hash] != [first.entry.hash]
+
+
+@pytest.mark.parametrize("method", ["text", "lloco"])
+@pytest.mark.parametrize("mode", ["document", "passages", None])
+def test_an_answer_cites_real_places_and_counts_what_was_read(collection, log, method, mode):
+    added = collection.add(log)
+    entry, written = added.entry, []
+    answer = collection.ask("What met storm number 35?", method, mode, 3, SHORT, written.append)
+    text = collection.store.document("sea", entry.source).text
+    assert answer.text == "".join(written).strip()
+    assert len(answer.citations) == 3
+    assert "35" in answer.citations[0].text
+    for cited in answer.citations:
+        assert text[cited.start : cited.end] == cited.text
+        assert (cited.place, cited.source) == ('section "The log"', str(log))
+    frame = len(collection.handle(method).prompt("What met storm number 35?", []))
+    frame += len(collection.decoder.tokens(INSTRUCTION))
+    assert answer.usage.tokens_of_source == entry.tokens
+    assert answer.usage.tokens_written <= 4
+    assert answer.usage.first_token_s > 0
+    if method == "text" and mode == "document":
+        assert answer.usage.tokens_read == frame + entry.tokens
+    if method == "lloco" and mode != "passages":
+        assert answer.usage.tokens_read == frame + added.positions
+    if method == "lloco":
+        assert any("not trained" in note for note in answer.notes)
+
+
+def test_a_memory_past_the_window_falls_back_to_passages_and_says_so(collection, log):
+    log.write_text(story("schooner", 700), encoding="utf-8")
+    entry = collection.add(log).entry
+    assert entry.tokens / 4 > collection.decoder.window
+    for method in ("lloco", "text"):
+        answer = collection.ask("What met storm number 350?", method, "document", 3, SHORT)
+        assert collection.decoder.window - 600 < answer.usage.tokens_read <= collection.decoder.window - 4
+        notes = " ".join(answer.notes)
+        assert "best passages were read" in notes
+        assert "were not" in notes or "was not" in notes
+
+
+def test_an_interrupted_add_shows_nothing_and_goes_on_where_it_stopped(collection, log, monkeypatch):
+    log.write_text(story("schooner", 160), encoding="utf-8")
+    encode, seen = LlocoHandle.encode, []
+
+    def interrupted(self, passages, scope="passage"):
+        for number, memory in enumerate(encode(self, passages, scope)):
+            if number == BEFORE_A_PAUSE + 5:
+                raise KeyboardInterrupt
+            yield memory
+
+    def counted(self, passages, scope="passage"):
+        for memory in encode(self, passages, scope):
+            seen.append(memory)
+            yield memory
+
+    monkeypatch.setattr(LlocoHandle, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collection.add(log)
+    assert collection.documents() == []
+    monkeypatch.setattr(LlocoHandle, "encode", counted)
+    entry = collection.add(log).entry
+    assert 0 < len(seen) == entry.passages - BEFORE_A_PAUSE
+
+
+def test_a_bad_file_loses_nothing(collection, log, tmp_path):
+    collection.add(log)
+    before = collection.documents()
+    log.write_bytes(b"\x00\x01\x02")
+    with pytest.raises(UnreadableDocument):
+        collection.add(log)
+    assert collection.documents() == before
+    assert collection.ask("What met the storm?", sampling=SHORT).citations
+
+
+def test_a_library_is_there_when_it_is_opened_again(open_library, collection, log):
+    collection.add(log)
+    a = collection.ask("What met storm number 35?", sampling=SHORT)
+    again = open_library().collection("sea")
+    assert again.settings == SETTINGS
+    b = again.ask("What met storm number 35?", sampling=SHORT)
+    assert (a.text, a.citations, a.usage.tokens_read) == (b.text, b.citations, b.usage.tokens_read)
+
+
+def test_other_settings_and_unknown_names_are_refused(open_library, collection):
+    with pytest.raises(UsageError, match="was made with"):
+        open_library().collection("sea", Settings(model="tiny", options={"ratio": 8.0}))
+    with pytest.raises(UsageError, match="a method"):
+        collection.ask("Who?", "magic")
+    with pytest.raises(UsageError, match="documents in sea"):
+        collection.ask("Who?")
+    with pytest.raises(UsageError, match="a document of sea"):
+        collection.forget("nothing.txt")
+
+
+def test_memories_of_other_weights_are_refused_not_read(open_library, collection, log, decoders, tiny_decoder):
+    collection.add(log)
+    decoders["tiny"] = tiny_decoder("llama", seed=1)
+    other = open_library().collection("sea")
+    with pytest.raises(FingerprintMismatch, match="again"):
+        other.ask("What met the storm?", sampling=SHORT)
+    assert other.ask("What met the storm?", "text", sampling=SHORT).citations, "text has no memory that could be wrong"
+
+
+def test_a_forgotten_document_is_gone_and_the_others_stay(collection, log, tmp_path):
+    other = tmp_path / "other.md"
+    other.write_text(story("submarine").replace("log", "diary"), encoding="utf-8")
+    collection.add(log)
+    collection.add(other)
+    receipt = collection.forget(log)
+    assert receipt.documents == 1
+    assert [entry.source for entry in collection.documents()] == [str(other)]
+    answer = collection.ask("What did the schooner meet?", sampling=SHORT)
+    assert {cited.source for cited in answer.citations} == {str(other)}
+
+
+def test_recursive_collections_keep_a_memory_of_the_whole_document(open_library, log):
+    options = {"ratio": 4.0, "segments": "recursive", "segment_tokens": 50}
+    collection = open_library().collection("deep", Settings("tiny", options=options, passage_tokens=80))
+    added = collection.add(log)
+    assert added.entry.keys.keys() == {"lloco"}
+    whole = collection.ask("What met storm number 35?", sampling=SHORT)
+    pieces = collection.ask("What met storm number 35?", mode="passages", k=2, sampling=SHORT)
+    assert pieces.usage.tokens_read < whole.usage.tokens_read < added.entry.tokens
