@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -105,8 +106,15 @@ def default_decoder() -> Decoder:
     return load("default")
 
 
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> None:
+    """One thread for tiny models, which two would only keep waiting for each other; all for the default one."""
+    torch.set_num_threads(os.cpu_count() or 1 if "default_decoder" in request.fixturenames else 1)
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark what needs the default decoder."""
+    """Mark what needs the default decoder, by fixture or by parameter."""
     for item in items:
-        if "default_decoder" in getattr(item, "fixturenames", ()):
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if "default_decoder" in getattr(item, "fixturenames", ()) or parameters.get("decoder") == "default":
             item.add_marker(pytest.mark.slow)

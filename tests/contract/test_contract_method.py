@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ CASES: dict[str, Callable[[], Method]] = {
     "lloco": lambda: Lloco(ratio=4, shape=SMALL),
     "lloco-recursive": lambda: Lloco(ratio=4, segments="recursive", segment_tokens=20, shape=SMALL),
 }
-FAMILIES = ("llama", "qwen2", "gemma")
+FAMILIES = ("llama", "qwen2", "gemma", "default")
 TEXTS = (
     "The keeper of the lighthouse wrote down every ship that passed.",
     "In winter the storm reached the island at night.",
@@ -42,7 +43,11 @@ def test_every_method_is_judged_here():
 
 @pytest.fixture(params=FAMILIES)
 def decoder(request, tiny_decoder) -> Decoder:
-    return tiny_decoder(request.param)
+    """Tiny random decoders in float32, and the packaged default in bfloat16 (slow)."""
+    if request.param != "default":
+        return tiny_decoder(request.param)
+    torch.set_num_threads(os.cpu_count() or 1)
+    return request.getfixturevalue("default_decoder")
 
 
 @pytest.fixture(params=CASES)
@@ -123,8 +128,9 @@ def test_batch_equals_single(handle, decoder):
     alone = [memory for passage in passages for memory in handle.encode([passage])]
     for a, b in zip(together, alone, strict=True):
         assert (a.source, a.tokens, a.producer) == (b.source, b.tokens, b.producer)
-        for name in a.tensors:
-            torch.testing.assert_close(a.tensors[name], b.tensors[name], atol=1e-5, rtol=1e-5)
+        for name, tensor in a.tensors.items():
+            off = (tensor.float() - b.tensors[name].float()).norm() / tensor.float().norm()
+            assert off < (1e-5 if decoder.dtype == torch.float32 else 5e-2)
 
 
 def test_encoding_reads_its_input_as_it_goes(handle, decoder):
@@ -156,7 +162,7 @@ def test_a_memory_of_other_weights_is_refused(method, decoder, tiny_decoder):
     with method.attach(decoder) as handle:
         scope = ("passage", *handle.scopes)[-1]
         memory = next(handle.encode(_passages(decoder), scope))
-        family = decoder.name.removeprefix("tiny-")
+        family = decoder.name.removeprefix("tiny-") if decoder.name.startswith("tiny-") else "llama"
         with method.attach(tiny_decoder(family, seed=1)) as other, pytest.raises(FingerprintMismatch) as caught:
             Memory.from_bytes(memory.to_bytes(), expect=other.producer(scope))
     assert decoder.fingerprint[:12] in str(caught.value)
