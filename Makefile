@@ -22,7 +22,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.installed
-	$(BIN)/preread bench --out results/figures.jsonl
+	$(BIN)/preread bench cpu --out results/figures.jsonl
 
 # torch first and by itself: with it in place, nothing else asks for another build of it.
 $(VENV)/.installed: pyproject.toml

@@ -1,1 +1,51 @@
-"""preread: let a language model read long documents once, ahead of time, and ask a thousand times, cheaply."""
+"""preread: let a language model read long documents once, ahead of time, and ask a thousand times, cheaply.
+
+The public names, loaded when they are first used, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from preread.core.errors import PrereadError
+    from preread.core.types import Answer, Citation, Document, Passage, Sampling, Usage
+    from preread.lessons import StudyConfig
+    from preread.library import Collection, Library, Settings
+    from preread.models.loading import load
+
+_WHERE = {
+    "Answer": "preread.core.types",
+    "Citation": "preread.core.types",
+    "Collection": "preread.library",
+    "Document": "preread.core.types",
+    "Library": "preread.library",
+    "Passage": "preread.core.types",
+    "PrereadError": "preread.core.errors",
+    "Sampling": "preread.core.types",
+    "Settings": "preread.library",
+    "StudyConfig": "preread.lessons",
+    "Usage": "preread.core.types",
+    "load": "preread.models.loading",
+}
+__all__ = [
+    "Answer",
+    "Citation",
+    "Collection",
+    "Document",
+    "Library",
+    "Passage",
+    "PrereadError",
+    "Sampling",
+    "Settings",
+    "StudyConfig",
+    "Usage",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'preread' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

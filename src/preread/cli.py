@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train what preread ships or you ship with it.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
+bench_app = typer.Typer(help="Measure, on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 INTERRUPTED = 130
 LibraryOption = Annotated[
@@ -96,13 +98,13 @@ def study_(
     from preread import render
     from preread.core.config import build
     from preread.data.questions import read
-    from preread.study import StudyConfig, study
+    from preread.lessons import StudyConfig
 
     short = {"training.minutes": minutes, "training.steps": steps}
     overrides = [f"{key}={value}" for key, value in short.items() if value is not None] + (set_ or [])
     target = _collection(library, collection)
     labelled = read(questions) if questions else []
-    _print(study(target, labelled, build(StudyConfig, asdict(StudyConfig()), overrides)), json_, render.studied)
+    _print(target.study(labelled, build(StudyConfig, {}, overrides)), json_, render.studied)
 
 
 @app.command()
@@ -214,32 +216,61 @@ def demo_(
     from preread import render
     from preread.core.config import build
     from preread.demo import demo
-    from preread.study import StudyConfig
+    from preread.lessons import StudyConfig
 
-    config = build(StudyConfig, asdict(StudyConfig()), [f"training.steps={steps}"])
+    config = build(StudyConfig, {}, [f"training.steps={steps}"])
     _print(demo(config, _say, folder), json_, render.demo)
 
 
-@app.command()
-def bench(
-    out: Annotated[Path, typer.Option(help="JSON lines that the figures are appended to.")] = Path(
-        "results/figures.jsonl"
-    ),
-    repeats: Annotated[int, typer.Option(help="Pairs of runs a ratio.")] = 5,
+@bench_app.command()
+def cpu(
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    repeats: Annotated[int, typer.Option(help="Runs of each kind.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of text and embeddings.")] = 0,
     json_: JsonOption = False,
 ) -> None:
     """Measure first token and decoding on this CPU: memory against text, the same engine, the same cache.
 
-    Example: preread bench --out results/figures.jsonl
+    Example: preread bench cpu --out results/figures.jsonl
     """
     from preread import render
     from preread.bench.figures import publish
     from preread.bench.measure import cpu_figures
+    from preread.core.progress import progress
     from preread.models.loading import load
 
-    figures = cpu_figures(load("default"), repeats=repeats)
+    with progress("measuring", repeats) as advance:
+        figures = cpu_figures(load("default"), seed, repeats, advance)
     publish(figures, out)
     _print([asdict(figure) for figure in figures], json_, render.figures)
+
+
+@bench_app.command()
+def memory(
+    data: Annotated[Path, typer.Option(help="Question set, JSON lines (.gz, .xz).")],
+    ratio: Annotated[list[float], typer.Option(help="May be repeated.")],
+    method: Annotated[str, typer.Option(help="A method that makes memories.")] = "lloco",
+    compressor: Annotated[Path | None, typer.Option(help="A compressor's folder; by default the shipped one.")] = None,
+    documents: Annotated[int, typer.Option(help="Documents.")] = 20,
+    questions: Annotated[int, typer.Option(help="Questions a document.")] = 4,
+    characters: Annotated[int, typer.Option(help="Longest document.")] = 8000,
+    model: Annotated[str, typer.Option(help="Decoder: default, a folder or a hub id.")] = "default",
+    json_: JsonOption = False,
+) -> None:
+    """Measure how much of what a text tells the decoder its memory tells it, by the likelihood of reference answers.
+
+    Example: preread bench memory --data qa/fairytaleqa.val.jsonl.gz --ratio 4 --ratio 30
+    """
+    from preread import render
+    from preread.bench.recovery import exams, recovery
+    from preread.core.config import build
+    from preread.library import known
+    from preread.models.loading import load
+
+    decoder, chosen = load(model), exams(data, documents, questions, characters)
+    options = {"compressor": str(compressor)} if compressor else {}
+    rows = [recovery(decoder, build(known(method), {"ratio": tokens, **options}), chosen) for tokens in ratio]
+    _print([{**asdict(r), "share": r.share, "other_share": r.other_share} for r in rows], json_, render.recoveries)
 
 
 def _mode(mode: str | None) -> Any:

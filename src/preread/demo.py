@@ -14,8 +14,8 @@ from typing import Any
 
 from preread.core.paths import data_home
 from preread.core.types import Answer, Sampling
+from preread.lessons import Studied, StudyConfig
 from preread.library import Added, Collection, Library
-from preread.study import Studied, StudyConfig, study
 
 ASSETS = Path(__file__).parent / "assets" / "demo"
 BOOK = ASSETS / "the-call-of-the-wild.txt"
@@ -72,7 +72,7 @@ def demo(config: StudyConfig, say: Callable[[str], None], folder: Path | None = 
     )
     studied = None
     if collection.adapter("lloco") is None:
-        studied = study(collection, config=config)
+        studied = collection.study(config=config)
     asked = [_ask(collection, **item) for item in json.loads((ASSETS / "questions.json").read_text(encoding="utf-8"))]
     return Demo(added, studied, asked, collection.decoder.name, collection.decoder.note)
 

@@ -30,8 +30,10 @@ from preread.core.progress import progress
 from preread.core.types import Answer, Citation, Hit, Passage, Sampling, Scope, Usage, sha256
 from preread.data.ingest import read
 from preread.data.passages import split
+from preread.data.questions import Question
 from preread.engines.base import Engine, Event, check
 from preread.engines.local import LocalEngine
+from preread.lessons import Studied, StudyConfig, study
 from preread.methods import METHODS
 from preread.models.loading import load
 from preread.nn.hf import Decoder
@@ -65,7 +67,7 @@ class Settings:
     passage_tokens: int = 240
 
     def __post_init__(self) -> None:
-        _known(self.method)
+        known(self.method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,11 @@ class Library:
 
     Args:
         path: the folder, made if it is not there; None is the user's data directory.
+        model: decoder of collections that are made without settings of their own.
     """
 
-    def __init__(self, path: Path | str | None = None) -> None:
+    def __init__(self, path: Path | str | None = None, model: str = "default") -> None:
+        self.model = model
         self.path = Path(path) if path is not None else data_home() / "library"
         self.store = Store(self.path)
         self._decoders: dict[str, Decoder] = {}
@@ -120,7 +124,7 @@ class Library:
         """
         kept = self.store.settings(name)
         if not kept:
-            settings = settings or Settings()
+            settings = settings or Settings(self.model)
             self.store.configure(name, {"settings": asdict(settings), "adapters": {}})
             return Collection(self, name, settings)
         made_with = build(Settings, kept["settings"])
@@ -156,7 +160,7 @@ class Collection:
         """A method attached to the collection's decoder."""
         if method not in self._handles:
             options = self.settings.options if method == self.settings.method else {}
-            self._handles[method] = build(_known(method), options).attach(self.decoder)
+            self._handles[method] = build(known(method), options).attach(self.decoder)
         return self._handles[method]
 
     def documents(self) -> list[Entry]:
@@ -273,6 +277,18 @@ class Collection:
         )
         citations = tuple(_citation(hit) for hit in hits)
         return Answer("".join(pieces).strip(), handle.name, citations, usage, event.finish, notes)
+
+    def study(self, questions: Sequence[Question] = (), config: StudyConfig | None = None) -> Studied:
+        """Teach the collection's adapter to answer from its memories, or go on where an interrupted call stopped.
+
+        Args:
+            questions: labelled ones; none means templates over the collection's own passages.
+            config: how; None is the default.
+
+        Raises:
+            UsageError: the collection is empty, or its method has no adapter stage.
+        """
+        return study(self, questions, config)
 
     def adapter(self, method: str) -> str | None:
         """Name of the collection's adapter for a method, attached on first use; None where none was taught."""
@@ -391,7 +407,12 @@ class Collection:
         return sum(Memory.from_bytes(payload).positions for payload in raw.values())
 
 
-def _known(method: str) -> Any:
+def known(method: str) -> Any:
+    """The class of a method by name.
+
+    Raises:
+        UsageError: there is no such method.
+    """
     if method not in METHODS:
         raise UsageError(
             expected=f"a method ({', '.join(METHODS)})",

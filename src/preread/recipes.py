@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -15,6 +13,7 @@ import torch
 
 from preread.core.config import build
 from preread.core.errors import UsageError
+from preread.core.provenance import commit, device
 from preread.core.types import TextBatch
 from preread.data.corpora import Corpus
 from preread.methods import METHODS
@@ -101,23 +100,3 @@ def provenance(recipe: Recipe, corpus: Corpus, outcome: Outcome) -> Mapping[str,
         "commit": commit(),
         "date": date.today().isoformat(),
     }
-
-
-def device() -> str:
-    """What the numbers were made on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def commit() -> str:
-    """The commit of the checkout that runs, `-dirty` where it has changes; `unknown` outside one."""
-    here = Path(__file__).parent
-    try:
-        out = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607
-            cwd=here, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return out.stdout.strip()

@@ -9,9 +9,9 @@ from preread.core.types import Answer, Citation
 
 if TYPE_CHECKING:
     from preread.demo import Asked, Demo
+    from preread.lessons import Studied
     from preread.library import Added
     from preread.store.store import Receipt
-    from preread.study import Studied
 
 WIDTH = 100
 
@@ -85,6 +85,17 @@ def receipt(result: Receipt) -> str:
 def figures(rows: Sequence[dict[str, Any]]) -> str:
     """Measured figures, one a line."""
     return "\n".join(f"{r['id']:<32} {r['value']:>8.2f} {r['unit']}  ({r['low']:.2f}-{r['high']:.2f})" for r in rows)
+
+
+def recoveries(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of `bench memory`."""
+    head = f"{'ratio':>6} {'no context':>11} {'text':>7} {'memory':>7} {'other':>7} {'share':>7} {'other share':>12}"
+    lines = [
+        f"{r['ratio']:>6.1f} {r['nothing']:>11.3f} {r['text']:>7.3f} {r['memory']:>7.3f} {r['other']:>7.3f} "
+        f"{r['share']:>7.1%} {r['other_share']:>12.1%}"
+        for r in rows
+    ]
+    return "\n".join([head, *lines])
 
 
 def demo(result: Demo) -> str:

@@ -71,9 +71,12 @@ def test_published_figures_are_lines_in_the_shape_of_the_scoreboard(tmp_path: Pa
     path = tmp_path / "results" / "figures.jsonl"
     figure = Figure.of("a.ratio", [3.0, 1.0, 2.0, 9.0, 2.5], "x", "tokens=4", "preread bench cpu", "random ids")
     publish([figure], path)
-    publish([figure, figure], path)
+    newer = Figure.of("a.ratio", [4.0], "x", "tokens=4", "preread bench cpu", "random ids")
+    publish([Figure.of("b.ratio", [1.0], "x", "", "", ""), newer], path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) == 3
+    assert [(line["id"], line["value"]) for line in lines] == [("a.ratio", 4.0), ("b.ratio", 1.0)]
+    publish([figure], path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {k: lines[0][k] for k in ("id", "value", "low", "high", "unit", "n")} == {
         "id": "a.ratio", "value": 2.5, "low": 1.0, "high": 9.0, "unit": "x", "n": 5,
     }  # fmt: skip

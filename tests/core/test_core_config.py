@@ -9,8 +9,8 @@ import yaml
 
 from preread.core.config import build, dump, load
 from preread.core.errors import UsageError
+from preread.lessons import StudyConfig
 from preread.recipes import Recipe
-from preread.study import StudyConfig
 from preread.training.loop import TrainingConfig
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-import torch
-
-
-def _commit() -> str:
-    """The commit that this code stands at, `+` behind it where files were changed since; empty outside a repository."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603  # no input
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _cpu() -> str:
-    """The processor's name and how many threads a product uses."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+from preread.core.provenance import commit, device
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +40,8 @@ class Figure:
     recipe: str
     command: str
     note: str
-    commit: str = field(default_factory=_commit)
-    device: str = field(default_factory=_cpu)
+    commit: str = field(default_factory=commit)
+    device: str = field(default_factory=device)
     date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d"))
 
     @staticmethod
@@ -71,7 +51,11 @@ class Figure:
 
 
 def publish(figures: Iterable[Figure], path: Path) -> None:
-    """Append figures to a file of JSON lines."""
+    """Write figures into a file of JSON lines, each in the place of an older one of the same id."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(figure), ensure_ascii=False) + "\n" for figure in figures)
+    old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = {json.loads(line)["id"]: line for line in old}
+    kept |= {figure.id: json.dumps(asdict(figure), ensure_ascii=False) for figure in figures}
+    half = path.with_name(path.name + ".part")
+    half.write_text("".join(f"{line}\n" for line in kept.values()), encoding="utf-8")
+    half.replace(path)

@@ -9,8 +9,8 @@ import pytest
 
 from preread.core.errors import UnreadableDocument, UsageError
 from preread.data.questions import Question, from_template, read, what_follows, what_is_missing
+from preread.lessons import Lessons, StudyConfig
 from preread.nn.lora import LoraConfig
-from preread.study import Lessons, StudyConfig, study
 from preread.training.loop import TrainingConfig
 
 from .test_library import SHORT, collection, decoders, log, open_library  # noqa: F401
@@ -28,7 +28,7 @@ def learned(collection, log):  # noqa: F811
 
 def test_a_helpful_adapter_is_used_and_found_again(learned, open_library):  # noqa: F811
     before = learned.ask("What met storm number 35?", sampling=SHORT)
-    result = study(learned, config=CONFIG)
+    result = learned.study(config=CONFIG)
     assert result.published
     assert sum(result.after.values()) < sum(result.before.values())
     assert learned.adapter("lloco") is not None
@@ -42,7 +42,7 @@ def test_an_adapter_that_does_not_help_is_not_used(learned):
     harmful = StudyConfig(
         lora=CONFIG.lora, training=TrainingConfig(steps=3, learning_rate=30.0, clip=1e9, warmup=0.0), most_passages=2
     )
-    result = study(learned, config=harmful)
+    result = learned.study(config=harmful)
     assert not result.published
     assert learned.adapter("lloco") is None
 
@@ -58,15 +58,15 @@ def test_an_interrupted_study_goes_on(learned, monkeypatch):
 
     monkeypatch.setattr(Lessons, "batch", stop_at_seven)
     with pytest.raises(KeyboardInterrupt):
-        study(learned, config=CONFIG)
+        learned.study(config=CONFIG)
     monkeypatch.setattr(Lessons, "batch", batch)
-    assert study(learned, config=CONFIG).outcome.step == 25
+    assert learned.study(config=CONFIG).outcome.step == 25
     left = list(learned.library.path.rglob("log.jsonl"))
     assert left == [], "the run's own files go when the adapter is kept"
 
 
 def test_forgetting_a_document_takes_the_adapter_that_learned_it(learned, log):  # noqa: F811
-    study(learned, config=CONFIG)
+    learned.study(config=CONFIG)
     folder = learned.library.path / "adapters"
     assert list(folder.rglob("adapter_model.safetensors"))
     learned.forget(log)
@@ -97,7 +97,7 @@ def test_labelled_questions_are_taught(learned):
 
 def test_an_empty_collection_has_nothing_to_study(collection):  # noqa: F811
     with pytest.raises(UsageError, match="documents in sea"):
-        study(collection, config=CONFIG)
+        collection.study(config=CONFIG)
 
 
 TEXT = "In the year 1901 the ship Aurora left Bergen with nine men, and none of them, the mate Olsen said, ever " * 2

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,9 +19,11 @@ from preread.core.errors import UsageError
 from preread.core.method import Handle, Objective
 from preread.core.types import Lesson, Passage, sha256
 from preread.data.questions import Question, from_template
-from preread.library import Collection
 from preread.nn.lora import Lora, LoraConfig
 from preread.training.loop import Outcome, TrainingConfig, train
+
+if TYPE_CHECKING:
+    from preread.library import Collection
 
 HELD_OUT = 16
 """Lessons that are never taught, to tell whether the adapter helps."""

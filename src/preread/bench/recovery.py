@@ -1,0 +1,124 @@
+"""How much of what a text tells the decoder its memory tells it, measured by the likelihood of reference answers.
+
+A small decoder answers poorly even from the text, so right and wrong cannot rank memories; the negative log-likelihood
+of the reference answer can. The figure is the share of the gap between no context and full text that the memory closes;
+the memory of another document must close nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from preread.core.errors import UsageError
+from preread.core.memory import Memory
+from preread.core.method import Handle, Method
+from preread.core.progress import progress
+from preread.core.types import Document, Prompt
+from preread.data.corpora import records
+from preread.data.passages import split
+from preread.methods import METHODS
+from preread.nn.hf import Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """A document with questions and reference answers, no larger than the window."""
+
+    document: Document
+    questions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Mean negative log-likelihood of the reference answers, in nats a token, by what the decoder read.
+
+    Args:
+        ratio: tokens a position of the memory stands for, as measured.
+        nothing: no context.
+        text: the whole document.
+        memory: its memory.
+        other: the memory of another document.
+        questions: how many questions.
+    """
+
+    ratio: float
+    nothing: float
+    text: float
+    memory: float
+    other: float
+    questions: int
+
+    @property
+    def share(self) -> float:
+        """(nothing - memory) / (nothing - text)."""
+        return (self.nothing - self.memory) / (self.nothing - self.text)
+
+    @property
+    def other_share(self) -> float:
+        """The same for the memory of another document: what is not 0 here is not knowledge of the text."""
+        return (self.nothing - self.other) / (self.nothing - self.text)
+
+
+def exams(path: Path, documents: int, questions: int, most_characters: int) -> list[Exam]:
+    """The first documents of a question set that are short enough, with their first answerable questions.
+
+    Raises:
+        UsageError: fewer than two documents fit, and one alone has no other to be compared with.
+    """
+    found: list[Exam] = []
+    for record in records(path):
+        asked = [(q["question"], q["answers"][0]) for q in record["questions"] if q["answers"]][:questions]
+        if asked and len(record["text"]) <= most_characters:
+            document = Document(record["doc_id"], record.get("title", ""), record["text"])
+            found.append(Exam(document, tuple(asked)))
+        if len(found) == documents:
+            break
+    if len(found) < 2:
+        raise UsageError(
+            expected=f"two documents of at most {most_characters} characters in {path}",
+            got=str(len(found)),
+            consequence="Nothing was measured.",
+            remedy="Choose another set or a larger --characters.",
+        )
+    return found
+
+
+def recovery(decoder: Decoder, method: Method, exams: Sequence[Exam], passage_tokens: int = 240) -> Recovery:
+    """Measure one method at one setting; deterministic on a CPU."""
+    sums = {"nothing": 0.0, "text": 0.0, "memory": 0.0, "other": 0.0}
+    tokens = positions = 0
+    with METHODS["text"]().attach(decoder) as reader, method.attach(decoder) as handle:
+        passages = [split(exam.document, decoder.tokenizer, passage_tokens) for exam in exams]
+        memories = [list(handle.encode(own)) for own in passages]
+        with progress(f"reading {len(exams)} documents", len(exams)) as advance:
+            for i, exam in enumerate(exams):
+                contexts: Mapping[str, tuple[Handle, list[Memory]]] = {
+                    "nothing": (handle, []),
+                    "text": (reader, list(reader.encode(passages[i]))),
+                    "memory": (handle, memories[i]),
+                    "other": (handle, memories[(i + 1) % len(exams)]),
+                }
+                for question, answer in exam.questions:
+                    target = torch.cat([decoder.tokens(answer), torch.tensor([decoder.tokenizer.eos_token_id])])
+                    for name, (reads, context) in contexts.items():
+                        sums[name] += answer_nll(decoder, reads.prompt(question, context), target)
+                tokens += sum(len(passage.ids) for passage in passages[i])
+                positions += sum(memory.positions for memory in memories[i])
+                advance()
+    count = sum(len(exam.questions) for exam in exams)
+    means = {name: value / count for name, value in sums.items()}
+    return Recovery(tokens / positions, **means, questions=count)
+
+
+@torch.inference_mode()
+def answer_nll(decoder: Decoder, prompt: Prompt, answer: Tensor) -> float:
+    """Mean negative log-likelihood of an answer's tokens ([T] int64) behind a prompt, in nats."""
+    whole = replace(prompt, ids=torch.cat([prompt.ids, answer]))
+    states = decoder.hidden(decoder.embed(whole.ids, whole.embeds)[None])[0, len(prompt) - 1 : -1]
+    scores = decoder.logits(states).float().log_softmax(-1)
+    return float(-scores.gather(-1, answer.to(scores.device)[:, None]).mean())
