@@ -112,6 +112,11 @@ def _threads(request: pytest.FixtureRequest) -> None:
     torch.set_num_threads(os.cpu_count() or 1 if "default_decoder" in request.fixturenames else 1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where figures that tests measure are published."""
+    parser.addoption("--publish", metavar="FILE", help="publish measured figures into this file of JSON lines")
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Mark what needs the default decoder, by fixture or by parameter."""
     for item in items:

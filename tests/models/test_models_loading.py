@@ -146,11 +146,13 @@ def hub(monkeypatch, tmp_path, answer):
     return asked
 
 
-def test_a_hub_decoder_carries_its_commit(monkeypatch, tmp_path, saved):
+@pytest.mark.parametrize("asked_as", [("owner/model", "v1"), ("owner/model@v1", None)])
+def test_a_hub_decoder_carries_its_commit(monkeypatch, tmp_path, saved, asked_as):
     snapshot = Path(shutil.copytree(saved, tmp_path / "0123abcd"))
     asked = hub(monkeypatch, tmp_path, snapshot)
-    decoder = load("owner/model", revision="v1")
-    assert (decoder.name, decoder.revision) == ("owner/model", "0123abcd")
+    name, revision = asked_as
+    decoder = load(name, revision=revision)
+    assert (decoder.name, decoder.revision) == (name, "0123abcd")
     assert decoder.fingerprint == load(str(saved)).fingerprint
     assert {wanted["revision"] for wanted in asked} == {"v1"}
     assert not any("bin" in pattern for wanted in asked for pattern in wanted["allow_patterns"])

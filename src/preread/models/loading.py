@@ -48,7 +48,8 @@ def load(
     """A frozen decoder with its tokenizer.
 
     Args:
-        name: `default` (SmolLM2-135M-Instruct, from a package index), a folder, or a hub id such as `owner/model`.
+        name: `default` (SmolLM2-135M-Instruct, from a package index), a folder, or a hub id such as
+            `owner/model` or `owner/model@commit`.
         revision: branch, tag or commit of a hub repository; a commit pins it.
         device: such as `cuda:0` or `cpu`; by default the GPU if there is one.
         dtype: `bfloat16` (default) or `float32`.
@@ -76,7 +77,8 @@ def load(
             consequence="No decoder was loaded.",
             remedy="Check the path; it must hold config.json, tokenizer.json and safetensors weights.",
         )
-    snapshot = _from_hub(name, revision)
+    repository, _, pinned = name.partition("@")
+    snapshot = _from_hub(repository, revision or pinned or None)
     return _read(snapshot, name, place, kind, revision=snapshot.name)
 
 
