@@ -65,6 +65,15 @@ def test_an_interrupted_study_goes_on(learned, monkeypatch):
     assert left == [], "the run's own files go when the adapter is kept"
 
 
+def test_an_answer_says_when_the_adapter_has_not_seen_a_document(learned, tmp_path):
+    learned.study(config=CONFIG)
+    assert not any("taught before" in note for note in learned.ask("Who?", sampling=SHORT).notes)
+    other = tmp_path / "other.txt"
+    other.write_text("A diary of the submarine, which the captain kept until the end of the voyage.")
+    learned.add(other)
+    assert any("taught before 1 of the documents" in note for note in learned.ask("Who?", sampling=SHORT).notes)
+
+
 def test_forgetting_a_document_takes_the_adapter_that_learned_it(learned, log):  # noqa: F811
     learned.study(config=CONFIG)
     folder = learned.library.path / "adapters"

@@ -244,11 +244,11 @@ class Collection:
         Raises:
             UsageError: the collection is empty, or an unknown method.
         """
-        start = time.perf_counter()
         sampling = sampling or Sampling()
-        handle = self.handle(method or self.settings.method)
+        handle, retriever = self.handle(method or self.settings.method), self.library.retriever.ready()
         check(handle.needs, self.engine)
-        hits = self.library.retriever.search(self.name, question, k)
+        start = time.perf_counter()
+        hits = retriever.search(self.name, question, k)
         if not hits:
             raise UsageError(
                 expected=f"documents in {self.name}",
@@ -259,6 +259,7 @@ class Collection:
         adapter = self.adapter(handle.name)
         room = self.decoder.window - sampling.max_tokens - len(handle.prompt(question, [], adapter)) - 32
         memories, notes = self._context(handle, question, hits, mode, room)
+        notes += self._untaught(handle.name)
         waited = time.perf_counter() - start
         pieces: list[str] = []
         event: Event | None = None
@@ -306,6 +307,14 @@ class Collection:
                 )
             self.decoder.adapters.add(name, Lora.load(self.library.path / kept["folder"], self.decoder.projections))
         return name
+
+    def _untaught(self, method: str) -> tuple[str, ...]:
+        """What to say where documents came or changed after the adapter was taught."""
+        record = self.store.settings(self.name).get("adapters", {}).get(method)
+        new = {entry.hash for entry in self.documents()} - set(record["documents"] if record else ())
+        if record is None or not new:
+            return ()
+        return (f"the adapter was taught before {len(new)} of the documents came; study again to include them",)
 
     def memories(self, handle: Handle, passages: Sequence[Passage]) -> list[Memory]:
         """The stored memories of some passages, or new ones where the method keeps none."""

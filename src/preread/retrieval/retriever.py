@@ -32,6 +32,11 @@ class Retriever:
     def __init__(self, store: Store, embedder: Embedder) -> None:
         self._store, self._embedder = store, embedder
 
+    def ready(self) -> Retriever:
+        """Load the embedder now, so that the first search takes no longer than the next."""
+        assert self._embedder.fingerprint
+        return self
+
     def vectors(self, passages: Sequence[Passage], advance: Callable[[float], object] | None = None) -> np.ndarray:
         """[n, d] vectors to commit the passages with; binds a new library to the embedder.
 
