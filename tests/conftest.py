@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -18,6 +21,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from preread.core.types import Sampling
+from preread.library import Library, Settings
 from preread.models.fingerprint import fingerprint
 from preread.nn.hf import Decoder
 
@@ -42,7 +47,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 400 tokens: every text round-trips, and a rare character is several tokens."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
+    backend.decoder = ByteLevelDecoder()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
@@ -110,6 +115,55 @@ def default_decoder() -> Decoder:
 def _threads(request: pytest.FixtureRequest) -> None:
     """One thread for tiny models, which two would only keep waiting for each other; all for the default one."""
     torch.set_num_threads(os.cpu_count() or 1 if "default_decoder" in request.fixturenames else 1)
+
+
+SHORT = Sampling(max_tokens=4)
+SETTINGS = Settings(model="tiny", options={"ratio": 4.0}, passage_tokens=80)
+
+
+class WordCounts:
+    """An embedder in one line of mathematics: hashed word counts, normalised."""
+
+    name, fingerprint = "word-counts", "word-counts"
+
+    def embed(self, texts, role="passage", advance=None):
+        rows = np.zeros((len(texts), 64), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in text.lower().split():
+                row[int(hashlib.sha256(word.strip(".,?!“”").encode()).hexdigest(), 16) % 64] += 1
+            row += 1e-3
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def decoders(tiny_decoder):
+    return {"tiny": tiny_decoder("llama")}
+
+
+@pytest.fixture
+def open_library(tmp_path, monkeypatch, decoders):
+    monkeypatch.setattr("preread.library.load", lambda name: decoders[name])
+    monkeypatch.setattr("preread.library.Embedder", WordCounts)
+    return lambda: Library(tmp_path / "library")
+
+
+@pytest.fixture
+def collection(open_library):
+    return open_library().collection("sea", SETTINGS)
+
+
+def story(name: str, sentences: int = 12) -> str:
+    days = (
+        f"On day {i} the {name} met the storm number {i * 7} and the keeper wrote it down." for i in range(sentences)
+    )
+    return "\n\n".join(["# The log", *days]) + "\n"
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "log.md"
+    path.write_text(story("schooner"), encoding="utf-8")
+    return path
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+from dataclasses import replace
 
 import pytest
 
-from preread.core.errors import UnreadableDocument, UsageError
+from preread.core.errors import IntegrityError, UnreadableDocument, UsageError
 from preread.data.questions import Question, from_template, read, what_follows, what_is_missing
-from preread.lessons import Lessons, StudyConfig
+from preread.lessons import HELD_OUT, Lessons, StudyConfig
+from preread.memories import Memories
+from preread.nn.answering import AnswerObjective
 from preread.nn.lora import LoraConfig
 from preread.training.loop import TrainingConfig
 
-from .test_library import SHORT, collection, decoders, log, open_library  # noqa: F401
+from .conftest import SHORT
 
 CONFIG = StudyConfig(
     lora=LoraConfig(rank=4, dropout=0.0), training=TrainingConfig(steps=25, learning_rate=0.02), most_passages=2
@@ -21,30 +25,32 @@ CONFIG = StudyConfig(
 
 
 @pytest.fixture
-def learned(collection, log):  # noqa: F811
+def learned(collection, log):
     collection.add(log)
     return collection
 
 
-def test_a_helpful_adapter_is_used_and_found_again(learned, open_library):  # noqa: F811
+def test_a_helpful_adapter_is_used_and_found_again(learned, open_library):
     before = learned.ask("What met storm number 35?", sampling=SHORT)
     result = learned.study(config=CONFIG)
     assert result.published
     assert sum(result.after.values()) < sum(result.before.values())
-    assert learned.adapter("lloco") is not None
+    assert learned.adapters.record("lloco") is not None
     again = open_library().collection("sea")
     answer = again.ask("What met storm number 35?", sampling=SHORT)
-    assert again.adapter("lloco") == learned.adapter("lloco")
+    assert again.adapters.record("lloco") == learned.adapters.record("lloco")
     assert answer.text != before.text
 
 
-def test_an_adapter_that_does_not_help_is_not_used(learned):
+def test_an_adapter_that_does_not_help_is_not_used_and_not_studied_again(learned, monkeypatch):
     harmful = StudyConfig(
         lora=CONFIG.lora, training=TrainingConfig(steps=3, learning_rate=30.0, clip=1e9, warmup=0.0), most_passages=2
     )
     result = learned.study(config=harmful)
     assert not result.published
-    assert learned.adapter("lloco") is None
+    monkeypatch.setattr(Lessons, "batch", lambda *_: pytest.fail("the same study was done again"))
+    assert learned.study(config=harmful) == result
+    assert learned.adapters.record("lloco") is None
 
 
 def test_an_interrupted_study_goes_on(learned, monkeypatch):
@@ -52,15 +58,19 @@ def test_an_interrupted_study_goes_on(learned, monkeypatch):
 
     def stop_at_seven(self, numbers):
         calls.append(numbers)
-        if len(calls) == 8:
-            raise KeyboardInterrupt
+        if len(calls) == 8:  # the held-out lessons, then seven steps
+            signal.raise_signal(signal.SIGINT)
         return batch(self, numbers)
 
     monkeypatch.setattr(Lessons, "batch", stop_at_seven)
     with pytest.raises(KeyboardInterrupt):
         learned.study(config=CONFIG)
-    monkeypatch.setattr(Lessons, "batch", batch)
+    before = len(calls)
+    monkeypatch.setattr(Lessons, "batch", lambda self, numbers: calls.append(numbers) or batch(self, numbers))
     assert learned.study(config=CONFIG).outcome.step == 25
+    steps = [numbers[0] for numbers in calls[before:] if numbers[0] >= HELD_OUT]
+    assert steps[0] == HELD_OUT + 7 * CONFIG.rows, "seven steps were done and are not done again"
+    assert len(steps) == 25 - 7
     left = list(learned.library.path.rglob("log.jsonl"))
     assert left == [], "the run's own files go when the adapter is kept"
 
@@ -74,18 +84,71 @@ def test_an_answer_says_when_the_adapter_has_not_seen_a_document(learned, tmp_pa
     assert any("taught before 1 of the documents" in note for note in learned.ask("Who?", sampling=SHORT).notes)
 
 
-def test_forgetting_a_document_takes_the_adapter_that_learned_it(learned, log):  # noqa: F811
+def test_forgetting_a_document_takes_the_adapter_that_learned_it(learned, log):
     learned.study(config=CONFIG)
     folder = learned.library.path / "adapters"
     assert list(folder.rglob("adapter_model.safetensors"))
     learned.forget(log)
     assert not list(folder.rglob("*.safetensors"))
-    assert learned.adapter("lloco") is None
+    assert learned.adapters.record("lloco") is None
+
+
+def test_forgetting_takes_every_version_and_every_unfinished_run(learned, log, monkeypatch):
+    """An adapter of the document as it was, one that was superseded, and the checkpoint of one that was stopped."""
+    learned.study(config=CONFIG)
+    learned.study(config=replace(CONFIG, rows=3))
+    log.write_text(log.read_text() + "\n\nAnd then the voyage was over.\n")
+    learned.add(log)
+    batch = Lessons.batch
+
+    def stop(self, numbers):
+        if numbers[0] >= HELD_OUT:
+            signal.raise_signal(signal.SIGINT)
+        return batch(self, numbers)
+
+    monkeypatch.setattr(Lessons, "batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        learned.study(config=CONFIG)
+    folder = learned.library.path / "adapters"
+    assert len(list(folder.rglob("*.safetensors"))) >= 2
+    learned.forget(log)
+    assert not list(folder.rglob("*.safetensors"))
+    assert learned.adapters.record("lloco") is None
+
+
+def test_an_adapter_of_a_document_that_went_meanwhile_is_not_used(learned, log, monkeypatch):
+    save = AnswerObjective.save
+
+    def forget_first(self, folder, training):
+        save(self, folder, training)
+        learned.forget(log)
+
+    monkeypatch.setattr(AnswerObjective, "save", forget_first)
+    assert not learned.study(config=CONFIG).published
+    assert learned.adapters.record("lloco") is None
+
+
+def test_an_adapter_for_other_memories_is_not_used_and_the_answer_says_so(learned, log):
+    learned.study(config=CONFIG)
+    record = learned.adapters.record("lloco")
+    learned.adapters.publish("lloco", replace(record, producer="another"))
+    assert any("other weights" in note for note in learned.ask("Who?", sampling=SHORT).notes)
+
+
+def test_a_damaged_adapter_is_refused(learned, open_library, decoders, tiny_decoder):
+    learned.study(config=CONFIG)
+    weights = next((learned.library.path / "adapters").rglob("adapter_model.safetensors"))
+    raw = bytearray(weights.read_bytes())
+    raw[-9] ^= 1
+    weights.write_bytes(raw)
+    decoders["tiny"] = tiny_decoder("llama")  # another process has not attached it yet
+    with pytest.raises(IntegrityError, match="Study again"):
+        open_library().collection("sea").ask("Who?", sampling=SHORT)
 
 
 def test_lessons_are_a_function_of_their_number(learned):
     def lessons():
-        return Lessons(learned, learned.handle("lloco"), learned.handle("text"), [], "a", 2, seed=3)
+        return Lessons(learned, learned.handle("lloco"), learned.handle("text"), [], "a", CONFIG)
 
     a, b = lessons().batch(range(6)), lessons().batch(range(6))
     assert [x.prompt.ids.tolist() for x in a] == [x.prompt.ids.tolist() for x in b]
@@ -97,14 +160,32 @@ def test_lessons_are_a_function_of_their_number(learned):
 
 
 def test_labelled_questions_are_taught(learned):
-    labelled = [Question("What met storm number 35?", "the schooner"), Question("Who wrote it down?", "the keeper")]
-    lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), labelled, "a", 2, seed=3)
+    labelled = [Question(f"What met storm number {7 * i}?", f"the schooner {i}") for i in range(30)]
+    lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), labelled, "a", CONFIG)
     decode = learned.decoder.tokenizer.decode
-    answers = [decode(lesson.answer, skip_special_tokens=True) for lesson in lessons.batch(range(4))]
-    assert answers == ["the schooner", "the keeper"] * 2
+
+    def answers(numbers):
+        return {decode(lesson.answer, skip_special_tokens=True) for lesson in lessons.batch(numbers)}
+
+    held, taught = answers(range(HELD_OUT)), answers(range(HELD_OUT, 80))
+    assert held | taught == {question.answer for question in labelled}
+    assert not held & taught, "what judges the adapter is never taught"
 
 
-def test_an_empty_collection_has_nothing_to_study(collection):  # noqa: F811
+def test_some_lessons_read_the_whole_document_as_ask_does(learned):
+    def positions(whole):
+        config = replace(CONFIG, whole=whole, most_passages=1)
+        lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), [], "a", config)
+        return {len(lesson.prompt.embeds) for lesson in lessons.batch(range(6))}
+
+    entry = learned.documents()[0]
+    stored = [s.passage for s in learned.store.passages("sea", entry.source)]
+    whole = sum(memory.positions for memory in Memories(learned.store, learned.handle("lloco")).load(stored))
+    assert positions(1.0) == {whole}
+    assert max(positions(0.0)) < whole
+
+
+def test_an_empty_collection_has_nothing_to_study(collection):
     with pytest.raises(UsageError, match="documents in sea"):
         collection.study(config=CONFIG)
 

@@ -2,64 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 import pytest
 
-from preread.core.errors import FingerprintMismatch, UnreadableDocument, UsageError
+from preread.context import best_passages
+from preread.core.errors import FingerprintMismatch, IntegrityError, UnreadableDocument, UsageError, WindowExceeded
 from preread.core.types import Sampling
-from preread.library import BEFORE_A_PAUSE, Library, Settings
+from preread.library import Settings
+from preread.memories import BEFORE_A_PAUSE, Memories
+from preread.methods.lloco.compressor import Trained
 from preread.methods.lloco.method import LlocoHandle
 from preread.nn.hf import INSTRUCTION
 
-SHORT = Sampling(max_tokens=4)
-SETTINGS = Settings(model="tiny", options={"ratio": 4.0}, passage_tokens=80)
-
-
-class WordCounts:
-    """An embedder in one line of mathematics: hashed word counts, normalised."""
-
-    name, fingerprint = "word-counts", "word-counts"
-
-    def embed(self, texts, role="passage", advance=None):
-        rows = np.zeros((len(texts), 64), np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            for word in text.lower().split():
-                row[int(hashlib.sha256(word.strip(".,?!“”").encode()).hexdigest(), 16) % 64] += 1
-            row += 1e-3
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-@pytest.fixture
-def decoders(tiny_decoder):
-    return {"tiny": tiny_decoder("llama")}
-
-
-@pytest.fixture
-def open_library(tmp_path, monkeypatch, decoders):
-    monkeypatch.setattr("preread.library.load", lambda name: decoders[name])
-    monkeypatch.setattr("preread.library.Embedder", WordCounts)
-    return lambda: Library(tmp_path / "library")
-
-
-@pytest.fixture
-def collection(open_library):
-    return open_library().collection("sea", SETTINGS)
-
-
-def story(name: str, sentences: int = 12) -> str:
-    days = (
-        f"On day {i} the {name} met the storm number {i * 7} and the keeper wrote it down." for i in range(sentences)
-    )
-    return "\n\n".join(["# The log", *days]) + "\n"
-
-
-@pytest.fixture
-def log(tmp_path):
-    path = tmp_path / "log.md"
-    path.write_text(story("schooner"), encoding="utf-8")
-    return path
+from .conftest import SETTINGS, SHORT, story
 
 
 def test_a_document_is_added_once_and_replaced_when_it_changes(collection, log, monkeypatch):
@@ -90,11 +44,13 @@ def test_an_answer_cites_real_places_and_counts_what_was_read(collection, log, m
         assert (cited.place, cited.source) == ('section "The log"', str(log))
     frame = len(collection.handle(method).prompt("What met storm number 35?", []))
     frame += len(collection.decoder.tokens(INSTRUCTION))
-    assert answer.usage.tokens_of_source == entry.tokens
+    assert answer.usage.tokens_of_documents == entry.tokens
     assert answer.usage.tokens_written <= 4
     assert answer.usage.first_token_s > 0
     if method == "text" and mode == "document":
         assert answer.usage.tokens_read == frame + entry.tokens
+    all_read = mode == "document" or (mode is None and method == "lloco")
+    assert (answer.usage.tokens_of_source == entry.tokens) == all_read
     if method == "lloco" and mode != "passages":
         assert answer.usage.tokens_read == frame + added.positions
     if method == "lloco":
@@ -156,13 +112,15 @@ def test_a_library_is_there_when_it_is_opened_again(open_library, collection, lo
     assert (a.text, a.citations, a.usage.tokens_read) == (b.text, b.citations, b.usage.tokens_read)
 
 
-def test_other_settings_and_unknown_names_are_refused(open_library, collection):
+def test_other_settings_and_unknown_names_are_refused(open_library, collection, log):
+    assert open_library().collection("sea", Settings("tiny")).settings == Settings("tiny"), "nothing is in it yet"
+    collection.add(log)
     with pytest.raises(UsageError, match="was made with"):
         open_library().collection("sea", Settings(model="tiny", options={"ratio": 8.0}))
     with pytest.raises(UsageError, match="a method"):
         collection.ask("Who?", "magic")
-    with pytest.raises(UsageError, match="documents in sea"):
-        collection.ask("Who?")
+    with pytest.raises(UsageError, match="documents in bay"):
+        open_library().collection("bay", SETTINGS).ask("Who?")
     with pytest.raises(UsageError, match="a document of sea"):
         collection.forget("nothing.txt")
 
@@ -186,6 +144,88 @@ def test_a_forgotten_document_is_gone_and_the_others_stay(collection, log, tmp_p
     assert [entry.source for entry in collection.documents()] == [str(other)]
     answer = collection.ask("What did the schooner meet?", sampling=SHORT)
     assert {cited.source for cited in answer.citations} == {str(other)}
+
+
+def test_only_what_was_read_is_cited_and_counted(collection, log, tmp_path):
+    entries = {}
+    for name in ("schooner", "submarine", "brig"):
+        path = tmp_path / f"{name}.md"
+        path.write_text(story(name), encoding="utf-8")
+        entries[str(path)] = collection.add(path).entry
+    answer = collection.ask("What did the submarine meet?", k=4, sampling=SHORT)
+    assert {cited.source for cited in answer.citations} == {str(tmp_path / "submarine.md")}
+    assert answer.usage.tokens_of_documents == entries[str(tmp_path / "submarine.md")].tokens
+    assert any("other documents (2)" in note for note in answer.notes)
+
+
+def test_passages_are_read_in_the_order_of_the_document(collection, log):
+    log.write_text(story("schooner", 60), encoding="utf-8")
+    collection.add(log)
+    hits = collection.library.retriever.search("sea", "storm number 287 7 140", 6)
+    assert [hit.passage.index for hit in hits] != sorted(hit.passage.index for hit in hits)
+    memories = Memories(collection.store, collection.handle("text"))
+    context = best_passages(memories, hits, room=10**6)
+    in_order = sorted((hit.passage for hit in hits), key=lambda passage: passage.index)
+    assert [tuple(m.tensors["ids"].tolist()) for m in context.memories] == [passage.ids for passage in in_order]
+    assert context.hits == hits
+    tight = best_passages(memories, hits, room=len(hits[0].passage.ids))
+    assert [hit.passage.index for hit in tight.hits] == [hits[0].passage.index], "the best one stays"
+    assert any("only 1 of 6" in note for note in tight.notes)
+
+
+def test_no_answer_is_made_of_nothing(collection, log):
+    collection.add(log)
+    with pytest.raises(WindowExceeded, match="shorter question"):
+        collection.ask("What met the storm?", "text", sampling=Sampling(max_tokens=1980))
+
+
+def test_a_damaged_memory_is_refused_and_add_repairs_it(collection, log):
+    collection.add(log)
+    whole = collection.ask("What met storm number 35?", sampling=SHORT)
+    for payload in (collection.library.path / "payloads").rglob("*"):
+        if payload.is_file():
+            payload.write_bytes(payload.read_bytes()[:-3])
+    with pytest.raises(IntegrityError):
+        collection.ask("What met storm number 35?", sampling=SHORT)
+    collection.add(log)
+    again = collection.ask("What met storm number 35?", sampling=SHORT)
+    assert again.text == whole.text
+    assert again.usage.tokens_read == whole.usage.tokens_read
+
+
+def test_a_collection_is_made_by_its_first_document_and_by_nothing_else(open_library, log):
+    library = open_library()
+    with pytest.raises(UsageError, match="documents in new"):
+        library.collection("new", SETTINGS).ask("Who?")
+    with pytest.raises(UsageError, match="a ratio"):
+        library.collection("new", Settings("tiny", options={"ratio": 0.5})).add(log)
+    assert library.collections() == []
+    assert library.collection("new", SETTINGS).add(log).change == "added"
+    assert library.collections() == ["new"]
+
+
+def test_one_file_is_one_document_by_any_path(collection, log, monkeypatch):
+    collection.add(log)
+    monkeypatch.chdir(log.parent)
+    assert collection.add("log.md").change == "unchanged"
+    (log.parent / "aside").mkdir()
+    assert collection.add(log.parent / "aside" / ".." / "log.md").change == "unchanged"
+    collection.forget("./log.md")
+    assert collection.documents() == []
+
+
+def test_going_past_the_training_is_said_in_the_answer(collection, log):
+    collection.add(log)
+    trained = Trained(segments=1, segment_tokens=200, positions=5, ratios=(8.0, 16.0), tokens=1, note="")
+    handle = collection.handle("lloco")
+    memories = Memories(collection.store, handle)
+    passages = [stored.passage for stored in collection.store.passages("sea", str(log))]
+    read = memories.load(passages)
+    assert handle.caveats(read) == ("compressor: not trained",)
+    handle.compressor.trained = trained
+    notes = " ".join(handle.caveats(read))
+    assert "summary embeddings at once (trained: 5)" in notes
+    assert "ratio 4 (trained: 8 to 16)" in notes
 
 
 def test_recursive_collections_keep_a_memory_of_the_whole_document(open_library, log):

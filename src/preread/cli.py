@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import json
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Let a language model read long documents once, ahead of time; ask a thousand times, cheaply.",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 train_app = typer.Typer(help="Train what preread ships or you ship with it.", no_args_is_help=True)
@@ -33,8 +38,18 @@ LibraryOption = Annotated[
     Path | None, typer.Option("--library", envvar="PREREAD_LIBRARY", help="Folder of the library.")
 ]
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, a line a result.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change one key, as a.b=value; may be repeated.")]
+
+
+@app.callback()
+def version(
+    shown: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Let a language model read long documents once, ahead of time; ask a thousand times, cheaply."""
+    if shown:
+        sys.stdout.write(f"preread {importlib.metadata.version('preread')}\n")
+        raise typer.Exit
 
 
 def _collection(library: Path | None, name: str) -> Collection:
@@ -76,7 +91,7 @@ def add(
             _print(target.add(file), json_, render.added)
         except PrereadError as error:  # one bad file does not stop the others
             failed = error
-            sys.stderr.write(f"{file}: {error}\n")
+            _say(f"{file}: {error}")
     if failed is not None:
         raise typer.Exit(failed.exit_code)
 
@@ -139,15 +154,21 @@ def ask(
 
 
 @app.command(name="list")
-def list_(library: LibraryOption = None, json_: JsonOption = False) -> None:
+def list_(
+    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Only this one.")] = None,
+    library: LibraryOption = None,
+    json_: JsonOption = False,
+) -> None:
     """List collections and their documents.
 
     Example: preread list
     """
     from preread import render
-    from preread.library import Library
+    from preread.core.paths import data_home
+    from preread.store.store import Store
 
-    _print([asdict(entry) for entry in Library(library).store.documents()], json_, render.entries)
+    entries = Store(library or data_home() / "library").documents(collection)
+    _print([asdict(entry) for entry in entries], json_, render.entries)
 
 
 @app.command()
@@ -240,7 +261,7 @@ def cpu(
     from preread.models.loading import load
 
     with progress("measuring", repeats) as advance:
-        figures = cpu_figures(load("default"), seed, repeats, advance)
+        figures = cpu_figures(load("default", device="cpu"), seed, repeats, advance)
     publish(figures, out)
     _print([asdict(figure) for figure in figures], json_, render.figures)
 
@@ -273,6 +294,20 @@ def memory(
     _print([{**asdict(r), "share": r.share, "other_share": r.other_share} for r in rows], json_, render.recoveries)
 
 
+def _unforeseen(error: Exception) -> int:
+    """Say what went wrong where no error of ours was raised; its exit code."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        what = "disk" if full else "memory"
+        _say(f"preread: out of {what} ({error}); what was stored is untouched. Free some, or take a smaller document.")
+        return 4
+    if os.environ.get("PREREAD_DEBUG"):
+        traceback.print_exc()
+    kind = "a file could not be used" if isinstance(error, OSError) else "something unforeseen happened"
+    _say(f"preread: {kind}: {type(error).__name__}: {error}. Set PREREAD_DEBUG=1 to see where, and report it.")
+    return 1
+
+
 def _mode(mode: str | None) -> Any:
     from preread.core.errors import UsageError
 
@@ -303,9 +338,8 @@ def main() -> None:
     except TyperException as error:  # a mistake on the command line itself
         error.show()  # type: ignore[attr-defined]  # its subclasses have it, all of them
         code = error.exit_code
-    except MemoryError:
-        _say("preread: out of memory; what was stored is untouched. Try a smaller model, batch or document.")
-        code = 4
+    except Exception as error:  # a stack trace never meets a user
+        code = _unforeseen(error)
     if code == INTERRUPTED:  # typer makes this of Ctrl-C
         _say("preread: interrupted; what was finished is kept, and the same command goes on from there.")
     sys.exit(code)

@@ -71,7 +71,7 @@ def demo(config: StudyConfig, say: Callable[[str], None], folder: Path | None = 
         f"memory of {added.positions:,} positions ({added.entry.tokens / added.positions:.1f}x fewer)"
     )
     studied = None
-    if collection.adapter("lloco") is None:
+    if collection.adapters.record("lloco") is None:
         studied = collection.study(config=config)
     asked = [_ask(collection, **item) for item in json.loads((ASSETS / "questions.json").read_text(encoding="utf-8"))]
     return Demo(added, studied, asked, collection.decoder.name, collection.decoder.note)

@@ -6,26 +6,35 @@ the text of the passages, so that no labels are needed.
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
+from preread.adapters import Record
+from preread.context import positions, whole_document
+from preread.core.config import build
 from preread.core.errors import UsageError
 from preread.core.method import Handle, Objective
+from preread.core.progress import progress
 from preread.core.types import Lesson, Passage, sha256
 from preread.data.questions import Question, from_template
-from preread.nn.lora import Lora, LoraConfig
+from preread.memories import Memories
+from preread.nn.lora import Lora, LoraConfig, digest
 from preread.training.loop import Outcome, TrainingConfig, train
 
 if TYPE_CHECKING:
     from preread.library import Collection
 
-HELD_OUT = 16
+ROOM_FOR_WORDS = 512
+"""Positions of the window that are left for question, template and answer."""
+DONE = "studied.json"
+"""What a finished study gave: the same study would end the same way, so it is not done again."""
+HELD_OUT = 8
 """Lessons that are never taught, to tell whether the adapter helps."""
 
 
@@ -40,6 +49,7 @@ class StudyConfig:
         distil: weight of the teacher's distribution.
         rows: lessons a micro-step.
         most_passages: memories side by side in a lesson are drawn from 1 to this many.
+        whole: share of lessons in which the student reads all of the document's memory, as `ask` does by default.
     """
 
     lora: LoraConfig = LoraConfig()
@@ -48,6 +58,7 @@ class StudyConfig:
     distil: float = 1.0
     rows: int = 2
     most_passages: int = 4
+    whole: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +87,7 @@ class Lessons:
         teacher: the method that reads text.
         questions: labelled questions; none means templates.
         adapter: name of the adapter that is taught.
-        most_passages: as in `StudyConfig`.
-        seed: decides all draws.
+        config: how it is studied.
     """
 
     def __init__(
@@ -87,54 +97,56 @@ class Lessons:
         teacher: Handle,
         questions: Sequence[Question],
         adapter: str,
-        most_passages: int,
-        seed: int,
+        config: StudyConfig,
     ) -> None:
         self.collection, self.student, self.teacher = collection, student, teacher
-        self.questions, self.adapter = list(questions), adapter
-        self.most_passages, self.seed = most_passages, seed
+        self.read = Memories(collection.store, student)
+        self.adapter, self.config = adapter, config
+        # Labelled questions are divided once: what is held out is never taught.
+        held = min(HELD_OUT, len(questions) // 2)
+        self.held, self.taught = list(questions[:held]), list(questions[held:])
         self.passages: list[list[Passage]] = [
             [stored.passage for stored in collection.store.passages(collection.name, entry.source)]
             for entry in collection.documents()
         ]
-        if not self.passages:
-            raise UsageError(
-                expected=f"documents in {collection.name}",
-                got="none",
-                consequence="Nothing was studied.",
-                remedy=f"Add some first: preread add FILE --collection {collection.name}",
-            )
 
     def lesson(self, number: int) -> Lesson:
         """One lesson: a question, the memories of some neighbouring passages, the text of the same for the teacher."""
-        draw = random.Random(f"{self.seed}/{number}")  # noqa: S311 no secret depends on it
-        if self.questions:
-            question = self.questions[number % len(self.questions)]
-            hits = self.collection.library.retriever.search(self.collection.name, question.text, self.most_passages)
+        draw = random.Random(f"{self.config.training.seed}/{number}")  # noqa: S311 no secret depends on it
+        labelled = self.held if number < HELD_OUT else self.taught
+        if labelled:
+            question = labelled[number % len(labelled)]
+            hits = self.collection.library.retriever.search(
+                self.collection.name, question.text, self.config.most_passages
+            )
             passages = [hit.passage for hit in hits]
+            document = next(own for own in self.passages if own[0].document == passages[0].document)
         else:
-            passages, question = self._from_template(draw)
+            document, passages, question = self._from_template(draw)
+        read = whole_document(self.read, document) if draw.random() < self.config.whole else self.read.load(passages)
+        if positions(read) > self.collection.decoder.window - ROOM_FOR_WORDS:
+            read = self.read.load(passages)
         decoder = self.collection.decoder
         end = torch.tensor([decoder.tokenizer.eos_token_id])
         return Lesson(
-            self.student.prompt(question.text, self.collection.memories(self.student, passages), self.adapter),
+            self.student.prompt(question.text, read, self.adapter),
             torch.cat([decoder.tokens(question.answer), end]),
-            self.teacher.prompt(question.text, self.collection.memories(self.teacher, passages)),
+            self.teacher.prompt(question.text, list(self.teacher.encode(passages))),
         )
 
     def batch(self, numbers: Sequence[int]) -> list[Lesson]:
         """The lessons with these numbers."""
         return [self.lesson(number) for number in numbers]
 
-    def _from_template(self, draw: random.Random) -> tuple[list[Passage], Question]:
+    def _from_template(self, draw: random.Random) -> tuple[list[Passage], list[Passage], Question]:
         for _ in range(100):
             document = draw.choice(self.passages)
-            count = min(draw.randint(1, self.most_passages), len(document))
+            count = min(draw.randint(1, self.config.most_passages), len(document))
             first = draw.randrange(len(document) - count + 1)
             passages = document[first : first + count]
             question = from_template(draw.choice(passages).text, draw)
             if question is not None:
-                return passages, question
+                return document, passages, question
         raise UsageError(
             expected="prose that questions can be made from",
             got="100 passages without a sentence of 28 words, a name or a number",
@@ -148,20 +160,23 @@ def study(collection: Collection, questions: Sequence[Question] = (), config: St
 
     Raises:
         UsageError: the collection is empty, or the method has no adapter stage.
-        Interrupted: by the user; the checkpoint is kept.
+        KeyboardInterrupt: by the user, behind the step at hand; its checkpoint is kept.
     """
     config = config or StudyConfig()
+    collection.require_documents()
     student, teacher = collection.handle(collection.settings.method), collection.handle("text")
     decoder = collection.decoder
-    documents = [entry.hash for entry in collection.documents()]
-    version = sha256(str(asdict(config)), student.producer("passage").key, *documents, *map(str, questions))[:16]
-    name = f"{collection.name}/{student.name}/{version}"
-    lessons = Lessons(collection, student, teacher, questions, name, config.most_passages, config.training.seed)
+    documents = {entry.source: entry.hash for entry in collection.documents()}
+    adapters, producer = collection.adapters, student.producer("passage").key
+    decisive = replace(config, training=replace(config.training, minutes=None, save_every=0))
+    version = sha256(str(decisive), producer, str(sorted(documents.items())), *map(str, questions))[:16]
+    name, folder = adapters.name(student.name, version), adapters.folder(student.name, version)
+    if (folder / DONE).exists():
+        return build(Studied, json.loads((folder / DONE).read_text(encoding="utf-8")))
+    lessons = Lessons(collection, student, teacher, questions, name, config)
     torch.manual_seed(config.training.seed)
     decoder.adapters.add(name, Lora(config.lora, decoder.projections))
     objective = student.objective("adapter", adapter=name, ce=config.ce, distil=config.distil)
-    place = Path("adapters") / sha256(collection.name)[:16] / student.name / version
-    folder = collection.library.path / place
 
     def batch(step: int) -> list[Lesson]:
         return lessons.batch(range(HELD_OUT + step * config.rows, HELD_OUT + (step + 1) * config.rows))
@@ -175,28 +190,27 @@ def study(collection: Collection, questions: Sequence[Question] = (), config: St
         return Studied(before, before, published=False, outcome=outcome)
     objective.eval()
     after = _loss(objective, held_out)
-    published = sum(after.values()) < sum(before.values())
-    if published:
-        objective.save(folder, {"before": before, "after": after, "documents": documents})
-        record = {"version": version, "folder": str(place), "base": decoder.fingerprint, "documents": documents}
-        _publish(collection, student.name, record)
-    else:
+    helps = sum(after.values()) < sum(before.values())
+    objective.save(folder, {"before": before, "after": after, "documents": documents})
+    record = Record(version, producer, documents, digest(decoder.adapters[name]))
+    studied = Studied(before, after, helps and adapters.publish(student.name, record), outcome)
+    shutil.rmtree(folder / "run", ignore_errors=True)  # a `forget` meanwhile has taken it
+    if not studied.published:
         decoder.adapters.remove(name)
-    shutil.rmtree(folder / "run")
-    return Studied(before, after, published, outcome)
+        shutil.rmtree(folder, ignore_errors=True)
+    if studied.published or not helps:  # not where documents changed meanwhile: that study may be repeated
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DONE).write_text(json.dumps(asdict(studied)), encoding="utf-8")
+    return studied
 
 
 @torch.no_grad()
 def _loss(objective: Objective, lessons: Sequence[Lesson]) -> dict[str, float]:
     """Mean of each term over single lessons, so that long and short answers count alike."""
     sums: dict[str, float] = {}
-    for lesson in lessons:
-        for name, value in objective([lesson]).items():
-            sums[name] = sums.get(name, 0.0) + float(value) / len(lessons)
+    with progress("judging the adapter", len(lessons)) as advance:
+        for lesson in lessons:
+            for name, value in objective([lesson]).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(lessons)
+            advance()
     return sums
-
-
-def _publish(collection: Collection, method: str, record: dict[str, Any]) -> None:
-    """Put an adapter in use, in one write."""
-    kept = collection.store.settings(collection.name)
-    collection.store.configure(collection.name, {**kept, "adapters": {**kept["adapters"], method: record}})

@@ -10,44 +10,41 @@ A library is a folder; a collection in it is a group of documents that share set
 
 from __future__ import annotations
 
-import shutil
+import json
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from preread.adapters import CollectionAdapters
+from preread.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
 from preread.core.config import build
-from preread.core.errors import FingerprintMismatch, UsageError
-from preread.core.memory import Memory
+from preread.core.errors import UsageError
 from preread.core.method import Handle
 from preread.core.paths import data_home
 from preread.core.progress import progress
-from preread.core.types import Answer, Citation, Hit, Passage, Sampling, Scope, Usage, sha256
+from preread.core.types import Answer, Citation, Hit, Sampling, Usage
 from preread.data.ingest import read
 from preread.data.passages import split
 from preread.data.questions import Question
 from preread.engines.base import Engine, Event, check
 from preread.engines.local import LocalEngine
 from preread.lessons import Studied, StudyConfig, study
+from preread.memories import Memories
 from preread.methods import METHODS
 from preread.models.loading import load
-from preread.nn.hf import Decoder
-from preread.nn.lora import Lora
+from preread.nn.hf import INSTRUCTION, Decoder
 from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
-from preread.store.rows import Entry
+from preread.store.rows import Entry, text_key
 from preread.store.store import Receipt, Store
 
-Mode = Literal["document", "passages"]
-BEFORE_A_PAUSE = 32
-"""Memories made before they are stored: an interrupted `add` loses at most so many."""
-MOST_PASSAGES = 200
-"""Passages that a fall-back looks at."""
+WAIT_S = 600.0
+"""Seconds that a write waits for another writer: about as long as a large document takes."""
+Change = Literal["added", "replaced", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Added:
     """
 
     entry: Entry
-    change: Literal["added", "replaced", "unchanged"]
+    change: Change
     positions: int
     seconds: float
 
@@ -98,7 +95,7 @@ class Library:
     def __init__(self, path: Path | str | None = None, model: str = "default") -> None:
         self.model = model
         self.path = Path(path) if path is not None else data_home() / "library"
-        self.store = Store(self.path)
+        self.store = Store(self.path, wait_s=WAIT_S)
         self._decoders: dict[str, Decoder] = {}
 
     @cached_property
@@ -117,16 +114,14 @@ class Library:
         return self.store.collections()
 
     def collection(self, name: str, settings: Settings | None = None) -> Collection:
-        """A collection by name; a new one gets the settings, or the default ones.
+        """A collection by name; a new one has the settings, or the default ones, from its first document on.
 
         Raises:
             UsageError: it was made with other settings.
         """
         kept = self.store.settings(name)
         if not kept:
-            settings = settings or Settings(self.model)
-            self.store.configure(name, {"settings": asdict(settings), "adapters": {}})
-            return Collection(self, name, settings)
+            return Collection(self, name, settings or Settings(self.model))
         made_with = build(Settings, kept["settings"])
         if settings is not None and settings != made_with:
             raise UsageError(
@@ -144,6 +139,7 @@ class Collection:
     def __init__(self, library: Library, name: str, settings: Settings) -> None:
         self.library, self.name, self.settings = library, name, settings
         self.store = library.store
+        self.adapters = CollectionAdapters(self.store, name)
         self._handles: dict[str, Handle] = {}
 
     @cached_property
@@ -167,13 +163,27 @@ class Collection:
         """What the collection holds."""
         return self.store.documents(self.name)
 
+    def require_documents(self) -> None:
+        """Refuse an empty collection, before anything is loaded.
+
+        Raises:
+            UsageError: it holds no documents.
+        """
+        if not self.documents():
+            raise UsageError(
+                expected=f"documents in {self.name}",
+                got="none",
+                consequence="Nothing was done.",
+                remedy=f"Add some first: preread add FILE --collection {self.name}",
+            )
+
     def entry(self, source: Path | str) -> Entry:
         """A document by its source as listed, or by a path that leads to the same file.
 
         Raises:
             UsageError: the collection does not hold it.
         """
-        for name in (str(source), str(Path(source).absolute())):
+        for name in (str(source), os.path.abspath(source)):  # noqa: PTH100  # takes `..` out and keeps links
             for entry in self.documents():
                 if entry.source == name:
                     return entry
@@ -198,27 +208,36 @@ class Collection:
         document = read(Path(path))
         passages = split(document, self.decoder.tokenizer, self.settings.passage_tokens)
         handle = self.handle(self.settings.method)
-        keys = {scope: _keys(handle, passages, scope) for scope in handle.scopes}
+        memories = Memories(self.store, handle)
+        keys = {scope: memories.keys(passages, scope) for scope in handle.scopes}
         passage_keys = [{handle.name: key} for key in keys["passage"]] if "passage" in keys else [{}] * len(passages)
         document_keys = {handle.name: keys["document"][0]} if "document" in keys else {}
         with self.store.writing():
             before = {entry.source: entry for entry in self.documents()}.get(document.source)
             wanted = {key for own in keys.values() for key in own}
-            if before and before.hash == document.hash and self._keys_of(before) >= wanted:
-                return Added(before, "unchanged", self._positions(keys), time.perf_counter() - start)
-            vectors = self._vectors(passages)
-            for scope, own in keys.items():
-                self._remember(handle, passages, own, scope)
-            self.store.commit(self.name, document, passages, vectors, passage_keys, document_keys)
-            self.store.optimize()
-        entry = next(entry for entry in self.documents() if entry.source == document.source)
-        return Added(entry, "replaced" if before else "added", self._positions(keys), time.perf_counter() - start)
+            change: Change = "replaced" if before else "added"
+            if before and before.hash == document.hash and self._whole(before, wanted):
+                change = "unchanged"
+            else:
+                with progress("indexing passages", len(passages)) as advance:
+                    vectors = self.library.retriever.vectors(passages, advance)
+                for scope in handle.scopes:
+                    memories.make(passages, scope)
+                if not self.store.settings(self.name):
+                    settings = json.loads(json.dumps(asdict(self.settings), default=str))
+                    self.store.configure(self.name, {"settings": settings, "adapters": {}})
+                self.store.commit(self.name, document, passages, vectors, passage_keys, document_keys)
+                self.store.optimize()
+                self.store.collect()  # of a replaced document, what nothing else uses
+        entry = self.entry(document.source)
+        held = whole_document(memories, passages) if handle.scopes else []
+        return Added(entry, change, positions(held), time.perf_counter() - start)
 
     def forget(self, source: Path | str) -> Receipt:
         """Remove a document and every trace of it, the adapters that were taught from it included."""
         entry = self.entry(source)
         with self.store.writing():
-            self._drop_adapters(entry.hash)
+            self.adapters.forget(entry.source)
             return self.store.forget(self.name, entry.source)
 
     def ask(
@@ -237,46 +256,40 @@ class Collection:
             method: who reads the documents; None is the collection's own.
             mode: `document` reads all of the best document, `passages` the k best passages; None chooses the first
                 where a memory makes it cheap.
-            k: passages to cite, and to read in mode `passages`.
+            k: most passages to cite, and to read in mode `passages`.
             sampling: how tokens are drawn; greedy by default.
             on_text: called with each piece of the answer as it is written.
 
         Raises:
             UsageError: the collection is empty, or an unknown method.
         """
+        self.require_documents()
         sampling = sampling or Sampling()
         handle, retriever = self.handle(method or self.settings.method), self.library.retriever.ready()
         check(handle.needs, self.engine)
         start = time.perf_counter()
         hits = retriever.search(self.name, question, k)
-        if not hits:
-            raise UsageError(
-                expected=f"documents in {self.name}",
-                got="none",
-                consequence="Nothing was asked.",
-                remedy=f"Add some first: preread add FILE --collection {self.name}",
-            )
-        adapter = self.adapter(handle.name)
-        room = self.decoder.window - sampling.max_tokens - len(handle.prompt(question, [], adapter)) - 32
-        memories, notes = self._context(handle, question, hits, mode, room)
-        notes += self._untaught(handle.name)
+        adapter = self.adapters.attach(handle, self.decoder)
+        context = self._context(handle, question, hits, mode, sampling.max_tokens)
+        prompt = handle.prompt(question, context.memories, adapter)
         waited = time.perf_counter() - start
         pieces: list[str] = []
         event: Event | None = None
-        for event in self.engine.generate([handle.prompt(question, memories, adapter)], sampling):
+        for event in self.engine.generate([prompt], sampling):
             pieces.append(event.text)
             on_text(event.text)
         assert event is not None
         assert event.finish is not None
-        cited = {hit.source for hit in hits}
         usage = Usage(
-            tokens_read=len(handle.prompt(question, memories, adapter)),
-            tokens_of_source=sum(entry.tokens for entry in self.documents() if entry.source in cited),
+            tokens_read=len(prompt),
+            tokens_of_source=sum(memory.tokens for memory in context.memories),
+            tokens_of_documents=sum(entry.tokens for entry in self.documents() if entry.source in context.sources),
             tokens_written=event.tokens,
             first_token_s=waited + event.first_token_s,
             per_token_s=event.per_token_s,
         )
-        citations = tuple(_citation(hit) for hit in hits)
+        citations = tuple(_citation(hit) for hit in context.hits[:k])
+        notes = (*handle.caveats(context.memories), *self.adapters.caveats(handle), *context.notes)
         return Answer("".join(pieces).strip(), handle.name, citations, usage, event.finish, notes)
 
     def study(self, questions: Sequence[Question] = (), config: StudyConfig | None = None) -> Studied:
@@ -291,129 +304,32 @@ class Collection:
         """
         return study(self, questions, config)
 
-    def adapter(self, method: str) -> str | None:
-        """Name of the collection's adapter for a method, attached on first use; None where none was taught."""
-        kept = self.store.settings(self.name).get("adapters", {}).get(method)
-        if kept is None:
-            return None
-        name = f"{self.name}/{method}/{kept['version']}"
-        if name not in self.decoder.adapters:
-            if kept["base"] != self.decoder.fingerprint:
-                raise FingerprintMismatch(
-                    expected=f"an adapter for {self.decoder.name} ({self.decoder.fingerprint[:12]})",
-                    got=f"one for other weights ({kept['base'][:12]})",
-                    consequence="The question was not asked.",
-                    remedy="Study the collection again.",
-                )
-            self.decoder.adapters.add(name, Lora.load(self.library.path / kept["folder"], self.decoder.projections))
-        return name
+    def _context(self, handle: Handle, question: str, hits: Sequence[Hit], mode: Mode | None, answer: int) -> Context:
+        """What the prompt will hold, leaving room for frame and answer, and what the reader must be told of it."""
+        frame = len(handle.prompt(question, [])) + len(self.decoder.tokens(INSTRUCTION))
+        room = self.decoder.window - frame - answer
+        memories = Memories(self.store, handle)
+        if (mode or ("document" if handle.scopes else "passages")) == "passages":
+            return best_passages(memories, hits, room)
+        source = hits[0].source
+        passages = [stored.passage for stored in self.store.passages(self.name, source)]
+        wider = self.library.retriever.search(self.name, question, MOST_PASSAGES)
+        own = [hit for hit in wider if hit.source == source]
+        whole = whole_document(memories, passages)
+        if positions(whole) <= room:
+            others = len(self.documents()) - 1
+            return Context(whole, own, [f"the collection's other documents ({others}) were not read"] * (others > 0))
+        best = best_passages(memories, own, room)
+        note = f"all of {hits[0].title} takes {positions(whole)} positions and {room} are free"
+        return Context(best.memories, best.hits, [f"{note}: its best passages were read", *best.notes])
 
-    def _untaught(self, method: str) -> tuple[str, ...]:
-        """What to say where documents came or changed after the adapter was taught."""
-        record = self.store.settings(self.name).get("adapters", {}).get(method)
-        new = {entry.hash for entry in self.documents()} - set(record["documents"] if record else ())
-        if record is None or not new:
-            return ()
-        return (f"the adapter was taught before {len(new)} of the documents came; study again to include them",)
-
-    def memories(self, handle: Handle, passages: Sequence[Passage]) -> list[Memory]:
-        """The stored memories of some passages, or new ones where the method keeps none."""
-        if "passage" not in handle.scopes:
-            return list(handle.encode(passages))
-        return self._load(handle, _keys(handle, passages, "passage"), "passage")
-
-    def _context(
-        self, handle: Handle, question: str, hits: Sequence[Hit], mode: Mode | None, room: int
-    ) -> tuple[list[Memory], tuple[str, ...]]:
-        """What the prompt will hold, within `room` positions, and what the reader must be told of it."""
-        notes = list(handle.caveats)
-        mode = mode or ("document" if handle.scopes else "passages")
-        if mode == "document":
-            source = hits[0].source
-            passages = [stored.passage for stored in self.store.passages(self.name, source)]
-            whole = "document" in handle.scopes
-            memories = (
-                self._load(handle, _keys(handle, passages, "document"), "document")
-                if whole
-                else self.memories(handle, passages)
-            )
-            needed = sum(memory.positions for memory in memories)
-            if needed <= room:
-                others = len(self.documents()) - 1
-                notes += [f"{others} other documents of the collection were not read."] * (others > 0)
-                return memories, tuple(notes)
-            notes.append(
-                f"All of {hits[0].title} takes {needed} positions and {room} are free: its best passages were read."
-            )
-            hits = self.library.retriever.search(self.name, question, MOST_PASSAGES)
-            hits = [hit for hit in hits if hit.source == source]
-        return self._best(handle, hits, room, notes)
-
-    def _best(
-        self, handle: Handle, hits: Sequence[Hit], room: int, notes: list[str]
-    ) -> tuple[list[Memory], tuple[str, ...]]:
-        """The memories of the best passages that fit, in the order of their documents."""
-        memories = self.memories(handle, [hit.passage for hit in hits])
-        kept: list[tuple[str, int, Memory]] = []
-        used = 0
-        for hit, memory in zip(hits, memories, strict=True):
-            if used + memory.positions > room:
-                notes.append(f"Only {len(kept)} of {len(hits)} passages fit the decoder's window.")
-                break
-            used += memory.positions
-            kept.append((hit.source, hit.passage.index, memory))
-        kept.sort(key=lambda item: item[:2])
-        notes.append(f"{len(kept)} passages were read; the rest of the collection was not.")
-        return [memory for _, _, memory in kept], tuple(notes)
-
-    def _vectors(self, passages: Sequence[Passage]) -> np.ndarray:
-        with progress("indexing passages", len(passages)) as advance:
-            return self.library.retriever.vectors(passages, advance)
-
-    def _remember(self, handle: Handle, passages: Sequence[Passage], keys: Sequence[str], scope: Scope) -> None:
-        """Make and store the memories that are not stored yet, some at a time."""
-        missing = self.store.missing(keys)
-        if scope == "document":
-            wanted, names = passages, [key for key in keys if key in missing]
-        else:
-            pairs = [(passage, key) for passage, key in zip(passages, keys, strict=True) if key in missing]
-            wanted, names = [passage for passage, _ in pairs], [key for _, key in pairs]
-        if not names:
-            return
-        with progress(f"compressing ({handle.name})", sum(len(passage.ids) for passage in wanted)) as advance:
-            made = zip(names, handle.encode(_watched(wanted, advance), scope), strict=True)
-            while some := dict(islice(made, BEFORE_A_PAUSE)):
-                self.store.put({key: memory.to_bytes() for key, memory in some.items()})
-
-    def _load(self, handle: Handle, keys: Sequence[str], scope: Scope) -> list[Memory]:
-        expect = handle.producer(scope)
-        if missing := self.store.missing(keys):
-            raise FingerprintMismatch(
-                expected=f"memories by {handle.name} for {self.decoder.name} ({expect.base[:12]}, {expect.settings})",
-                got=f"none of that kind for {len(missing)} of {len(keys)} passages",
-                consequence="The question was not asked; memories of other weights mean nothing to these.",
-                remedy=f"Add the documents again: preread add FILE --collection {self.name}; or use --method text.",
-            )
-        raw = self.store.payloads(keys)
-        return [Memory.from_bytes(raw[key], expect) for key in keys]
-
-    def _drop_adapters(self, document: str) -> None:
-        """Remove the adapters that were taught from the document with this hash."""
-        kept = self.store.settings(self.name)
-        tainted = {m: record for m, record in kept["adapters"].items() if document in record["documents"]}
-        if tainted:
-            left = {method: record for method, record in kept["adapters"].items() if method not in tainted}
-            self.store.configure(self.name, {**kept, "adapters": left})
-        for record in tainted.values():
-            shutil.rmtree(self.library.path / record["folder"], ignore_errors=True)
+    def _whole(self, entry: Entry, wanted: set[str]) -> bool:
+        """Whether a document's memories and text are all stored, undamaged."""
+        return wanted <= self._keys_of(entry) and not self.store.missing(wanted | {text_key(entry.hash)})
 
     def _keys_of(self, entry: Entry) -> set[str]:
         stored = self.store.passages(self.name, entry.source)
         return {key for passage in stored for key in passage.keys.values()} | set(entry.keys.values())
-
-    def _positions(self, keys: Mapping[Scope, Sequence[str]]) -> int:
-        raw = self.store.payloads(keys.get("document") or keys.get("passage") or [])
-        return sum(Memory.from_bytes(payload).positions for payload in raw.values())
 
 
 def known(method: str) -> Any:
@@ -430,19 +346,6 @@ def known(method: str) -> Any:
             remedy="Choose one of them with --method.",
         )
     return METHODS[method]
-
-
-def _keys(handle: Handle, passages: Sequence[Passage], scope: Scope) -> list[str]:
-    """Payload keys: what was read and who read it, so that equal work is found again and never done twice."""
-    producer = handle.producer(scope).key
-    raw = [np.asarray(passage.ids, dtype="<i4").tobytes() for passage in passages]
-    return [sha256(producer, *raw)] if scope == "document" else [sha256(producer, ids) for ids in raw]
-
-
-def _watched(passages: Sequence[Passage], advance: Callable[[float], None]) -> Iterable[Passage]:
-    for passage in passages:
-        yield passage
-        advance(len(passage.ids))
 
 
 def _citation(hit: Hit) -> Citation:

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 WIDTH = 100
 
 
+def count(number: int, what: str) -> str:
+    """`1 passage`, `2,000 passages`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def added(result: Added) -> str:
     """One line of `add`."""
     entry = result.entry
-    line = f"{result.change}: {entry.title} ({entry.source}), {entry.tokens:,} tokens in {entry.passages} passages"
+    size = f"{count(entry.tokens, 'token')} in {count(entry.passages, 'passage')}"
+    line = f"{result.change}: {entry.title} ({entry.source}), {size}"
     if result.positions:
         line += f", memory of {result.positions:,} positions ({entry.tokens / result.positions:.1f}x fewer)"
     return f"{line}, {result.seconds:.1f} s"
@@ -44,8 +50,8 @@ def usage(answer: Answer) -> str:
     """What an answer cost."""
     use = answer.usage
     return (
-        f"read {use.tokens_read:,} positions for {use.tokens_of_source:,} tokens of documents "
-        f"({use.tokens_of_source / max(1, use.tokens_read):.1f}x fewer); first token {use.first_token_s:.2f} s, "
+        f"read {use.tokens_read:,} positions standing for {use.tokens_of_source:,} tokens of text, out of "
+        f"{use.tokens_of_documents:,} in the documents; first token {use.first_token_s:.2f} s, "
         f"then {1000 * use.per_token_s:.0f} ms a token, {use.tokens_written} tokens"
     )
 
@@ -76,10 +82,9 @@ def passages(rows: Sequence[dict[str, Any]]) -> str:
 
 def receipt(result: Receipt) -> str:
     """What `forget` removed."""
-    return (
-        f"forgotten: {result.documents} document, {result.passages} passages, {result.payloads} payloads, "
-        f"{result.bytes_freed:,} bytes freed"
-    )
+    what = {"document": result.documents, "passage": result.passages, "payload": result.payloads}
+    gone = ", ".join(count(number, name) for name, number in what.items())
+    return f"forgotten: {gone}, {result.bytes_freed:,} bytes freed"
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> str:

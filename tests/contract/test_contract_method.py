@@ -65,7 +65,7 @@ def handle(method, decoder):
 
 def _disturb(decoder: Decoder) -> None:
     """A fresh LoRA is zero and would hide every mistake: make the attached ones count."""
-    for name in [n for n in ("lloco/compressor",) if n in decoder.adapters]:
+    for name in decoder.adapters:
         for b in decoder.adapters[name].b.values():
             torch.nn.init.normal_(b, std=0.2)
 
@@ -168,7 +168,57 @@ def test_a_memory_of_other_weights_is_refused(method, decoder, tiny_decoder):
     assert decoder.fingerprint[:12] in str(caught.value)
 
 
-def test_every_setting_that_changes_a_memory_is_in_its_producer(handle):
+def test_what_changes_a_memory_changes_its_producer(tiny_decoder):
+    """Equal work by equal weights has one name, and any other work another: memories must never be mixed up."""
+    deep = {"segments": "recursive", "segment_tokens": 20, "shape": SMALL}
+    other_shape = CompressorConfig(max_summary=16, lora=LoraConfig(rank=4, alpha=1.0))
+
+    def key(settings, scope="document", seed=0):
+        decoder = tiny_decoder("llama", seed=seed)
+        with Lloco(**settings).attach(decoder) as handle:
+            return handle.producer(scope).key
+
+    base = {"ratio": 4, **deep}
+    keys = [
+        key(base),
+        key(base, scope="passage"),
+        key({**base, "ratio": 8}),
+        key({**base, "segment_tokens": 30}),
+        key({**base, "shape": other_shape}),
+        key(base, seed=1),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(base) == keys[0]
+    assert key({**base, "batch_tokens": 7}) == keys[0], "how many are made at a time changes nothing"
+    with Text().attach(tiny_decoder("llama")) as text:
+        assert text.producer("passage").key not in keys
+
+
+def test_trained_weights_are_part_of_the_producer(tiny_decoder):
+    decoder = tiny_decoder("llama")
+    with Lloco(ratio=4, shape=SMALL).attach(decoder) as handle, tempfile.TemporaryDirectory() as folder:
+        before = handle.producer("passage")
+        handle.compressor.summary_tokens.data[0, 0] += 1
+        handle.compressor.save(Path(folder), manifest={})
+        with Lloco(ratio=4, compressor=Path(folder)).attach(decoder) as trained:
+            assert trained.producer("passage").weights != before.weights
+
+
+def test_two_compressors_on_one_decoder_do_not_meet(tiny_decoder):
+    decoder = tiny_decoder("llama")
+    passages = _passages(decoder)
+    with Lloco(ratio=4, shape=SMALL).attach(decoder) as first:
+        _disturb(decoder)
+        alone = [memory.tensors["embeds"] for memory in first.encode(passages)]
+        with Lloco(ratio=4, shape=SMALL).attach(decoder):
+            beside = [memory.tensors["embeds"] for memory in first.encode(passages)]
+        after = [memory.tensors["embeds"] for memory in first.encode(passages)]
+    for a, b, c in zip(alone, beside, after, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_every_field_of_a_producer_is_in_its_key(handle):
     for scope in {"passage", *handle.scopes}:
         producer = handle.producer(scope)
         changed = [
@@ -231,6 +281,9 @@ def test_a_compressor_saves_and_loads_bit_exactly_and_refuses_other_weights(tiny
             with pytest.raises(FingerprintMismatch):
                 Lloco(compressor=path).attach(tiny_decoder("llama", seed=1))
             weights = path / "compressor.safetensors"
-            weights.write_bytes(weights.read_bytes()[:-3])
-            with pytest.raises(IntegrityError):
-                Lloco(compressor=path).attach(decoder)
+            whole = weights.read_bytes()
+            flipped = bytes([*whole[:-7], whole[-7] ^ 1, *whole[-6:]])
+            for damaged in (whole[:-3], flipped):
+                weights.write_bytes(damaged)
+                with pytest.raises(IntegrityError):
+                    Lloco(compressor=path).attach(decoder)

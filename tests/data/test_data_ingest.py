@@ -73,6 +73,7 @@ def test_pdf_pages_are_marked_where_they_begin(write):
     for mark, begin in zip(document.marks, ["First page.", "Second page.", "\nFourth.", "Fourth."], strict=True):
         assert document.text[mark.start :].startswith(begin)
     assert document.place(document.text.index("two")) == "page 1"
+    assert document.place(document.text.index("two"), document.text.index("Fourth") + 1) == "pages 1-4"
     assert document.place(document.text.index("Fourth")) == "page 4"
 
 

@@ -122,7 +122,7 @@ def test_place_is_that_of_the_start(tiny_tokenizer):
     marks = tuple(Mark(start, "page", str(page)) for page, start in enumerate(range(0, len(text), len(text) // 9), 1))
     doc = Document("/a.pdf", "a", text, marks)
     for passage in split(doc, tiny_tokenizer, 100):
-        assert passage.place == doc.place(passage.start) != ""
+        assert passage.place == doc.place(passage.start, passage.end) != ""
 
 
 def test_special_tokens_in_a_text_are_text(tiny_tokenizer):

@@ -166,10 +166,11 @@ def test_going_past_what_was_trained_warns(decoder):
         passage = Passage("doc", 0, tuple(range(3, 33)), 0, 1, "", "", 0)
         list(handle.encode([passage], "document"))  # untrained: there is no limit to go past
         handle.compressor.trained = Trained(segments=2, segment_tokens=10)
-        with pytest.warns(BeyondTraining, match="3 segments in a row"):
+        with pytest.warns(BeyondTraining, match="more than 2 segments in a row"):
             list(handle.encode([passage], "document"))
-        with pytest.warns(BeyondTraining, match="30 tokens a segment"):
+        with pytest.warns(BeyondTraining, match="more than 10 tokens a segment"):
             list(handle.encode([passage], "passage"))
+        list(handle.encode([passage], "passage"))  # said once
 
 
 def test_too_many_summary_tokens_are_refused(decoder):
@@ -178,3 +179,17 @@ def test_too_many_summary_tokens_are_refused(decoder):
         pytest.raises(UsageError, match="at most 16 summary tokens"),
     ):
         list(handle.encode([Passage("doc", 0, tuple(range(3, 33)), 0, 1, "", "", 0)]))
+
+
+def test_what_is_saved_is_what_was_settled(compressor, tmp_path):
+    """Settling rounds once; the file is half the size and gives the settled numbers back bit for bit."""
+    stage = objective(compressor, lm=1.0)
+    compressor.lora.save(tmp_path / "before")
+    stage.settle()
+    stage.save(tmp_path / "after", {"window": 60, "tokens": 7})
+    again = Compressor.load(tmp_path / "after", compressor.decoder)
+    for name, value in compressor.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    sizes = [(tmp_path / folder / "adapter_model.safetensors").stat().st_size for folder in ("before", "after")]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert again.trained == Trained(segments=1, segment_tokens=20, positions=24, ratios=(2.0, 6.0), tokens=7, note="")

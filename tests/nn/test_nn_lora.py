@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_saving_and_loading_is_bit_exact(decoder, tmp_path):
         assert torch.equal(value, again.state_dict()[key])
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "shape", "extra", "config"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "shape", "extra", "config", "rslora", "dora", "pattern"])
 def test_a_damaged_adapter_is_refused_and_nothing_is_attached(decoder, tmp_path, damage):
     lora = randomised(decoder, targets=("q_proj",)) if damage == "shape" else randomised(decoder)
     lora.save(tmp_path)
@@ -72,7 +73,13 @@ def test_a_damaged_adapter_is_refused_and_nothing_is_attached(decoder, tmp_path,
     elif damage == "config":
         config.write_text("{")
     else:
-        changed = {"shape": {"r": 7}, "extra": {"target_modules": ["q_proj"]}}[damage]
+        changed = {
+            "shape": {"r": 7},
+            "extra": {"target_modules": ["q_proj"]},
+            "rslora": {"use_rslora": True},
+            "dora": {"use_dora": True},
+            "pattern": {"rank_pattern": {"q_proj": 2}},
+        }[damage]
         config.write_text(json.dumps({**json.loads(config.read_text()), **changed}))
     with pytest.raises(IntegrityError):
         Lora.load(tmp_path, decoder.projections)
@@ -95,3 +102,18 @@ def test_one_adapter_acts_at_a_time_and_an_unknown_one_is_refused(decoder):
     assert not torch.equal(a, bare)
     with pytest.raises(UsageError, match="a, b"), decoder.adapters.use("c"):
         pass
+
+
+def test_threads_do_not_feel_each_others_adapter(decoder):
+    """Which adapter acts is a state of the decoder: a thread that wants another one waits."""
+    decoder.adapters.add("a", randomised(decoder))
+    ids = torch.arange(3, 30)[None]
+
+    def logits(name):
+        with torch.inference_mode(), decoder.adapters.use(name):
+            return decoder.model(ids).logits
+
+    expected = {name: logits(name) for name in ("a", None)}
+    with ThreadPoolExecutor(4) as pool:
+        for name, got in zip(["a", None] * 40, pool.map(logits, ["a", None] * 40), strict=True):
+            assert torch.equal(got, expected[name])

@@ -69,8 +69,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop_after):
     train(whole, batches, config(), tmp_path / "whole")
 
     def until(step):
-        if step == 2 * stop_after:
-            raise KeyboardInterrupt
+        if step == 2 * stop_after - 1:
+            signal.raise_signal(signal.SIGINT)
         return batches(step)
 
     halves = Line()
@@ -157,6 +157,44 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
     with pytest.raises(PrereadError, match="finite loss"):
         train(Line(), broken, config(), tmp_path)
+    assert not (tmp_path / NAME).exists(), "what led there is no checkpoint"
+
+
+def test_another_time_limit_is_the_same_run(tmp_path):
+    assert not train(Line(), batches, config(minutes=0.0), tmp_path).finished
+    assert train(Line(), batches, config(minutes=10.0, save_every=2), tmp_path).finished
+
+
+def test_a_log_has_each_step_once(tmp_path):
+    def until(step):
+        if step == 2 * 8:
+            raise RuntimeError
+        return batches(step)
+
+    with pytest.raises(RuntimeError):
+        train(Line(), until, config(), tmp_path)
+    train(Line(), batches, config(), tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+def test_ctrl_c_ends_the_step_and_keeps_it(tmp_path):
+    """A real signal in the middle of a step: the step is whole, its checkpoint is kept, and the run goes on exactly."""
+    whole = Line()
+    train(whole, batches, config(), tmp_path / "whole")
+
+    def interrupted(step):
+        if step == 2 * 6 + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return batches(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(), interrupted, config(), tmp_path / "halves")
+    log = (tmp_path / "halves" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["step"] == 7
+    again = Line()
+    train(again, batches, config(), tmp_path / "halves")
+    assert torch.equal(again.layer.weight, whole.layer.weight)
 
 
 def test_the_rate_warms_up_and_comes_down():

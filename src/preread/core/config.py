@@ -58,6 +58,13 @@ def load(kind: type[C], path: Path, overrides: Iterable[str] = ()) -> C:
             consequence="Nothing was started.",
             remedy="Check the path; the recipes that ship with the project are in recipes/.",
         ) from error
+    if not isinstance(values, dict | None):
+        raise UsageError(
+            expected=f"keys and values in {path}",
+            got=f"a {type(values).__name__}",
+            consequence="Nothing was started.",
+            remedy="The recipes that ship with the project are in recipes/.",
+        )
     return build(kind, values or {}, overrides)
 
 
@@ -84,9 +91,18 @@ def _set(tree: dict[str, Any], override: str) -> None:
             remedy="Write, for example, --set training.steps=100.",
         )
     *parents, leaf = dotted.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[leaf] = yaml.safe_load(raw)
+    try:
+        value = yaml.safe_load(raw)
+        for parent in parents:
+            tree = tree.setdefault(parent, {})
+        tree[leaf] = value
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        raise UsageError(
+            expected=f"a value that fits {dotted}",
+            got=f"{override!r}",
+            consequence="Nothing was started.",
+            remedy="Write, for example, --set training.steps=100.",
+        ) from error
 
 
 def _refuse_unknown_keys(kind: Any, tree: Mapping[str, Any], path: str) -> None:

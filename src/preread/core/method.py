@@ -71,9 +71,8 @@ class Handle(ABC):
         document's memory is one piece.
         """
 
-    @property
-    def caveats(self) -> tuple[str, ...]:
-        """What every answer by this method must say of its quality, such as that its weights were hardly trained."""
+    def caveats(self, memories: Sequence[Memory]) -> tuple[str, ...]:  # noqa: ARG002
+        """What an answer from these memories must say, such as that the method's weights were not trained for them."""
         return ()
 
     @abstractmethod

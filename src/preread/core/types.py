@@ -70,13 +70,22 @@ class Document:
         marks = "\n".join(f"{m.start} {m.kind} {m.label}" for m in self.marks)
         return sha256(self.title, self.text, marks)
 
-    def place(self, offset: int) -> str:
-        """Where a character stands, for a citation: `page 3`, `section "Storage"`, or an empty string."""
-        here = [mark for mark in self.marks if mark.start <= offset]
+    def place(self, start: int, end: int | None = None) -> str:
+        """Where characters stand, for a citation: `page 3`, `pages 3-4`, `section "Storage"`, or an empty string.
+
+        Args:
+            start: the first character.
+            end: one past the last; None is one character.
+        """
+        last = max(start, (end or start + 1) - 1)
+        here = [mark for mark in self.marks if mark.start <= start][-1:]
+        here += [mark for mark in self.marks if start < mark.start <= last]
         if not here:
             return ""
-        mark = here[-1]
-        return f"page {mark.label}" if mark.kind == "page" else f'section "{mark.label}"'
+        first, final = here[0], here[-1]
+        if first.kind == "page":
+            return f"page {first.label}" if first is final else f"pages {first.label}-{final.label}"
+        return f'section "{first.label}"' if first is final else f'sections "{first.label}" to "{final.label}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,8 @@ class Usage:
 
     Args:
         tokens_read: positions of the prompt, memory vectors included.
-        tokens_of_source: tokens that the documents behind those positions have as text.
+        tokens_of_source: tokens of the text that the memories in it stand for.
+        tokens_of_documents: tokens of the documents that those memories are of.
         tokens_written: tokens of the answer.
         first_token_s: seconds from the request to the first token.
         per_token_s: mean seconds of each further token.
@@ -165,6 +175,7 @@ class Usage:
 
     tokens_read: int
     tokens_of_source: int
+    tokens_of_documents: int
     tokens_written: int
     first_token_s: float
     per_token_s: float

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from preread.core.errors import UnreadableDocument
+from preread.core.errors import UnreadableDocument, UsageError
 from preread.core.progress import progress
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
@@ -31,7 +31,10 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
             for line in lines:
-                yield json.loads(line)
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("a line that is not a JSON object")
+                yield record
                 number += 1
     except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
         raise UnreadableDocument(
@@ -64,9 +67,17 @@ class Corpus:
                 for record in records(path):
                     if max_characters is not None and read >= max_characters:
                         break
-                    ids = tokenizer(record["text"], add_special_tokens=False, verbose=False)["input_ids"]
+                    text = record.get("text")
+                    if not isinstance(text, str):
+                        raise UnreadableDocument(
+                            expected=f'a "text" in every record of {path}',
+                            got=", ".join(map(str, record)) or "an empty record",
+                            consequence="Nothing was trained.",
+                            remedy="Name files of running text in the recipe's `data`.",
+                        )
+                    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
                     pieces.append(np.asarray(ids, dtype=np.int32))
-                    read += len(record["text"])
+                    read += len(text)
                     advance()
         return Corpus(np.concatenate(pieces), np.cumsum([0, *map(len, pieces)]))
 
@@ -74,9 +85,18 @@ class Corpus:
         """[count, length] int64: windows inside single documents, drawn uniformly over all of them.
 
         The draw is a function of the seed alone, so a training step can be repeated exactly.
+
+        Raises:
+            UsageError: no document is as long as a window.
         """
         starts = np.maximum(np.diff(self.bounds) - length + 1, 0)
-        assert starts.sum() > 0, f"no document has {length} tokens"
+        if not starts.sum():
+            raise UsageError(
+                expected=f"a document of at least {length} tokens, the recipe's window",
+                got=f"{len(starts)} shorter ones",
+                consequence="Nothing was trained.",
+                remedy="Choose a smaller window or longer texts.",
+            )
         ends = np.cumsum(starts)
         picks = np.random.default_rng(seed).integers(0, ends[-1], size=count)
         documents = np.searchsorted(ends, picks, side="right")

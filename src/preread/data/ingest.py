@@ -7,6 +7,7 @@ other control characters (prompts use some as place holders). Offsets always cou
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import threading
 import unicodedata
@@ -87,7 +88,9 @@ def read(path: Path) -> Document:
     reading = reader(raw, path) if raw.strip() else Reading("")
     if not reading.text.strip():
         raise _unreadable(path, "text", "none: the file is empty", "Check that the file was saved.")
-    return Document(str(path.absolute()), reading.title or path.stem, reading.text, reading.marks)
+    # `..` goes, so that one file is one document; links stay as the user named them.
+    source = os.path.abspath(path)  # noqa: PTH100
+    return Document(source, reading.title or path.stem, reading.text, reading.marks)
 
 
 def _plain(raw: bytes, path: Path) -> Reading:

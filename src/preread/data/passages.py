@@ -63,7 +63,7 @@ def split(document: Document, tokenizer: PreTrainedTokenizerBase, size: int = 24
             start=start,
             end=end,
             text=document.text[start:end],
-            place=document.place(start),
+            place=document.place(start, end),
             first_token=first,
         )
         for index, (first, last, start, end) in enumerate(

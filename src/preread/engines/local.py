@@ -6,7 +6,6 @@ a step, padded on the left. A row that ends leaves the batch.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -36,7 +35,6 @@ class LocalEngine(Engine):
 
     def __init__(self, decoder: Decoder, rows_at_once: int = 8) -> None:
         self.decoder, self.rows_at_once = decoder, rows_at_once
-        self._one_step = threading.Lock()  # which adapter acts is a state of the decoder
         fold_heads(decoder.model)
 
     def generate(
@@ -113,7 +111,7 @@ class LocalEngine(Engine):
     def _read(self, prompt: Prompt, cache: PreallocatedCache) -> Tensor:
         """[V] logits of a prompt's last position; fills the cache."""
         decoder = self.decoder
-        with self._one_step, decoder.adapters.use(prompt.adapter):
+        with decoder.adapters.use(prompt.adapter):
             states = decoder.hidden(decoder.embed(prompt.ids, prompt.embeds).unsqueeze(0), cache=cache)[:, -1:]
             with one_row_products(states):
                 return decoder.logits(states)[0, -1]
@@ -128,7 +126,7 @@ class LocalEngine(Engine):
         if any(row.positions + 1 < length for row in rows):
             places = torch.arange(length, device=decoder.device)
             mask = (places >= length - 1 - positions).to(torch.int64)
-        with self._one_step, decoder.adapters.use(rows[0].prompt.adapter), one_row_products(embeds):
+        with decoder.adapters.use(rows[0].prompt.adapter), one_row_products(embeds):
             return decoder.logits(decoder.hidden(embeds, mask, positions, cache)[:, -1])
 
     def _refuse(self, prompt: Prompt, sampling: Sampling) -> None:
@@ -154,8 +152,7 @@ class LocalEngine(Engine):
                 consequence="Nothing was computed.",
                 remedy="Add the document again to rebuild its memory.",
             )
-        with self.decoder.adapters.use(prompt.adapter):
-            pass  # refuses a name that no adapter has
+        self.decoder.adapters.require(prompt.adapter)
 
 
 class _Row:

@@ -20,6 +20,14 @@ DECISIVE = (
     "num_key_value_heads",
     "head_dim",
     "rms_norm_eps",
+    "layer_norm_eps",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
+    "scale_emb",
+    "scale_depth",
+    "dim_model_base",
     "rope_parameters",
     "sliding_window",
     "layer_types",
@@ -59,7 +67,8 @@ def _tensor_digest(tensor: Tensor) -> str:
 
 def _architecture(model: PreTrainedModel) -> str:
     config = model.config.get_text_config()
-    return json.dumps({key: getattr(config, key, None) for key in DECISIVE}, sort_keys=True, default=str)
+    fields = {key: value for key in DECISIVE if (value := getattr(config, key, None)) is not None}
+    return json.dumps(fields, sort_keys=True, default=str)
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:

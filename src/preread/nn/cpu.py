@@ -19,7 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 FOLDED = "sdpa_folded"
-_one_row_at_a_time = threading.Lock()
+_switch = threading.RLock()
+"""oneDNN is on or off for the whole process: who changes it keeps others from doing so until it is back."""
 
 
 def folded_attention(
@@ -104,16 +105,17 @@ def one_row_products(x: Tensor) -> Iterator[None]:
     if not one_row or platform.machine() not in ("x86_64", "AMD64"):
         yield
         return
-    with _one_row_at_a_time, _onednn(enabled=False):
+    with _onednn(enabled=False):
         yield
 
 
 @contextmanager
 def _onednn(enabled: bool) -> Iterator[None]:
     """Whether PyTorch may use oneDNN inside the block."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
+    with _switch:
+        before = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before

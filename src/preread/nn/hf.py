@@ -5,6 +5,7 @@ Everything else sees a `Decoder`: token ids or embeddings in, hidden states or l
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +103,10 @@ class Decoder:
         return device
 
     @cached_property
+    def _tokenising(self) -> threading.Lock:
+        return threading.Lock()
+
+    @cached_property
     def start_ids(self) -> Tensor:
         """[0 or 1] int64: the token that every text of this model starts with, if it has one."""
         ids = self.tokenizer("", add_special_tokens=True)["input_ids"]
@@ -197,9 +202,14 @@ class Decoder:
 
     def tokens(self, text: str) -> Tensor:
         """[T] int64 token ids of a text; what looks like a special token in it is read as the characters it is."""
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        return torch.tensor(ids, dtype=torch.int64)
+        return self._tokenise(text, plain=True)
 
     def _template(self, text: str) -> Tensor:
         """[T] int64 token ids of a piece of the chat template, special tokens as such."""
-        return torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+        return self._tokenise(text, plain=False)
+
+    def _tokenise(self, text: str, plain: bool) -> Tensor:
+        # `split_special_tokens` is kept in the tokenizer itself, so two threads must not set it at once.
+        with self._tokenising:
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=plain, verbose=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)

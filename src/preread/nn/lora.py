@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,21 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from preread.core.errors import IntegrityError, UsageError
+from preread.core.types import sha256
 
 PEFT_PREFIX = "base_model.model."
+PLAIN: Mapping[str, object] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "use_rslora": False,
+    "use_dora": False,
+    "alpha_pattern": {},
+    "rank_pattern": {},
+    "modules_to_save": None,
+    "layers_to_transform": None,
+    "fan_in_fan_out": False,
+}
+"""PEFT's settings that change what an adapter computes, as plain LoRA has them; any other value is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,18 @@ class LoraConfig:
     alpha: float = 16.0
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def digest(module: nn.Module) -> str:
+    """Hex SHA-256 of every number of a module, with its name."""
+    return sha256(*(n.encode() + v.detach().cpu().numpy().tobytes() for n, v in module.state_dict().items()))
+
+
+def compact(tensor: Tensor) -> Tensor:
+    """A tensor for a file: in bfloat16 where that holds every number of it exactly, else as it is."""
+    plain = tensor.detach().cpu().contiguous()
+    half = plain.bfloat16()
+    return half if torch.equal(half.to(plain.dtype), plain) else plain
 
 
 class Lora(nn.Module):
@@ -74,8 +100,8 @@ class Lora(nn.Module):
         tensors = {}
         for key, a in self.a.items():
             stem = PEFT_PREFIX + key.replace("/", ".")
-            tensors[f"{stem}.lora_A.weight"] = a.detach().cpu().contiguous()
-            tensors[f"{stem}.lora_B.weight"] = self.b[key].detach().cpu().contiguous()
+            tensors[f"{stem}.lora_A.weight"] = compact(a)
+            tensors[f"{stem}.lora_B.weight"] = compact(self.b[key])
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",
@@ -98,6 +124,8 @@ class Lora(nn.Module):
         """
         try:
             raw = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            if changed := [key for key, plain in PLAIN.items() if raw.get(key, plain) not in (plain, None, {}, [])]:
+                raise ValueError(f"a variant of LoRA that is not read here ({', '.join(changed)})")
             tensors = load_file(folder / "adapter_model.safetensors")
             config = LoraConfig(raw["r"], raw["lora_alpha"], raw.get("lora_dropout", 0.0), tuple(raw["target_modules"]))
             lora = Lora(config, layers)
@@ -118,16 +146,23 @@ class Lora(nn.Module):
 
 
 class Adapters:
-    """The adapters of one decoder by name, of which at most one acts at a time."""
+    """The adapters of one decoder by name, of which at most one acts at a time.
+
+    Which one acts is a state of the decoder, so a block of `use` in another thread waits until this one ends.
+    """
 
     def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
         self._layers = dict(layers)
         self._loras: dict[str, Lora] = {}
         self._hooks: list[RemovableHandle] = []
         self._active: Lora | None = None
+        self._turn = threading.RLock()
 
     def __contains__(self, name: str) -> bool:
         return name in self._loras
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loras)
 
     def __getitem__(self, name: str) -> Lora:
         return self._loras[name]
@@ -152,9 +187,8 @@ class Adapters:
                 hook.remove()
             self._hooks = []
 
-    @contextmanager
-    def use(self, name: str | None) -> Iterator[None]:
-        """Let one adapter act inside the block; None is the bare decoder.
+    def require(self, name: str | None) -> None:
+        """Refuse a name that no adapter has; None is the bare decoder.
 
         Raises:
             UsageError: no adapter has that name.
@@ -166,11 +200,21 @@ class Adapters:
                 consequence="Nothing was computed.",
                 remedy="Attach it first, or ask without an adapter.",
             )
-        before, self._active = self._active, None if name is None else self._loras[name]
-        try:
-            yield
-        finally:
-            self._active = before
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Let one adapter act inside the block; None is the bare decoder.
+
+        Raises:
+            UsageError: no adapter has that name.
+        """
+        self.require(name)
+        with self._turn:
+            before, self._active = self._active, None if name is None else self._loras[name]
+            try:
+                yield
+            finally:
+                self._active = before
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def add_delta(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -23,6 +27,7 @@ from preread.core.method import Objective
 from preread.core.progress import progress
 from preread.training import checkpoint
 
+LOG = "log.jsonl"
 Batches = Callable[[int], Any]
 """Number of a micro-step -> its batch; the same number gives the same batch."""
 
@@ -65,7 +70,7 @@ class Outcome:
     Args:
         step: optimizer steps done, earlier calls included.
         finished: whether that is all of them.
-        losses: mean of each term over the last tenth of this call's steps.
+        losses: mean of each term over the last tenth of those steps.
         seconds: time of this call.
     """
 
@@ -80,56 +85,93 @@ def train(
 ) -> Outcome:
     """Train what the objective says, from the folder's checkpoint if there is one.
 
-    Writes `checkpoint.safetensors` and, a line a step, `log.jsonl`. Ctrl-C saves a checkpoint first.
+    Writes `checkpoint.safetensors` and, a line a step, `log.jsonl`. Ctrl-C ends the step at hand, saves a checkpoint
+    and then interrupts. After any other error the last checkpoint stands.
 
     Raises:
         PrereadError: the loss is not a number.
         UsageError: the checkpoint belongs to another recipe.
     """
-    accelerator = Accelerator(gradient_accumulation_steps=config.accumulation)
+    # The objective stays where its decoder is: accelerate would move it to a GPU that the decoder may not be on.
+    accelerator = Accelerator(gradient_accumulation_steps=config.accumulation, device_placement=False)
     parameters = objective.trainable()
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
-    recipe = dump(config)
+    recipe = dump(replace(config, minutes=None, save_every=0))  # what decides the numbers, and nothing else
     done = checkpoint.load(folder, recipe, parameters, optimizer)
     module, wrapped = accelerator.prepare(objective, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
-    start, history = time.perf_counter(), []
+    _forget_lines(folder / LOG, done)
+    start = time.perf_counter()
 
     def keep() -> None:
         if accelerator.is_main_process:
             checkpoint.save(folder, done, recipe, parameters, optimizer)
 
-    try:
-        with (
-            progress(what, config.steps) as advance,
-            (folder / "log.jsonl").open("a", encoding="utf-8") as log,
-        ):
-            advance(done)
-            while done < config.steps:
-                if config.minutes is not None and time.perf_counter() - start > 60 * config.minutes:
-                    break
-                rate = learning_rate(config, done)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                terms = _step(accelerator, module, wrapped, batches, config, done)
-                done += 1
-                history.append(terms)
+    with _deferred_interrupt() as interrupted, progress(what, config.steps) as advance:
+        advance(done)
+        while done < config.steps and not interrupted():
+            if config.minutes is not None and time.perf_counter() - start > 60 * config.minutes:
+                break
+            rate = learning_rate(config, done)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            terms = _step(accelerator, module, wrapped, batches, config, done)
+            done += 1
+            if accelerator.is_main_process:
                 line = {"step": done, "lr": rate, "seconds": time.perf_counter() - start, **terms}
-                if accelerator.is_main_process:
+                with (folder / LOG).open("a", encoding="utf-8") as log:
                     log.write(json.dumps(line) + "\n")
-                    log.flush()
-                advance(note=" ".join(f"{name} {value:.3f}" for name, value in terms.items()))
-                if done % config.save_every == 0:
-                    keep()
-    finally:
+            advance(note=" ".join(f"{name} {value:.3f}" for name, value in terms.items()))
+            if done % config.save_every == 0:
+                keep()
         keep()
-    last = history[-max(1, len(history) // 10) :]
-    means = {name: sum(terms[name] for terms in last) / len(last) for name in (last[0] if last else {})}
+        if interrupted():
+            raise KeyboardInterrupt
     if done == config.steps:
         objective.settle()
-    return Outcome(done, done == config.steps, means, time.perf_counter() - start)
+    return Outcome(done, done == config.steps, _recent_losses(folder / LOG), time.perf_counter() - start)
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Inside the block, Ctrl-C only sets what the given function returns: a step is applied once or not at all.
+
+    A second Ctrl-C interrupts at once. Outside the main thread signals do not arrive, and nothing changes.
+    """
+    seen = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            signal.default_int_handler(number, frame)
+        seen = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _forget_lines(log: Path, done: int) -> None:
+    """Drop the log's lines behind the checkpoint: those steps are taken again."""
+    if log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= done]
+        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _recent_losses(log: Path) -> dict[str, float]:
+    """Mean of each loss term over the last tenth of a log's steps."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    last = lines[-max(1, len(lines) // 10) :]
+    names = [name for name in (last[0] if last else {}) if name not in ("step", "lr", "seconds")]
+    return {name: sum(line[name] for line in last) / len(last) for name in names}
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from torch.nn import functional as F
 from preread.core.errors import FingerprintMismatch, IntegrityError, UsageError
 from preread.core.types import sha256
 from preread.nn.hf import Decoder
-from preread.nn.lora import Lora, LoraConfig
+from preread.nn.lora import Lora, LoraConfig, compact, digest
 
-ADAPTER = "lloco/compressor"
-"""Name under which the compressor's LoRA is attached to the decoder."""
+_numbers = count()
+"""Several compressors may sit on one decoder, so each is attached under a name of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Compressor(nn.Module):
     def __init__(self, decoder: Decoder, config: CompressorConfig, trained: Trained | None = None) -> None:
         super().__init__()
         self.decoder, self.config, self.trained = decoder, config, trained or Trained()
+        self.adapter = f"lloco/compressor/{next(_numbers)}"
         self.lora = Lora(config.lora, decoder.projections)
         # Paper, section 3.1: the summary tokens start as the end-of-sequence token.
         end = decoder.embed(torch.tensor([decoder.tokenizer.eos_token_id])).float()
@@ -99,11 +101,11 @@ class Compressor(nn.Module):
 
     def attach(self) -> None:
         """Make the LoRA available to the decoder; it acts only inside `extend`."""
-        self.decoder.adapters.add(ADAPTER, self.lora)
+        self.decoder.adapters.add(self.adapter, self.lora)
 
     def detach(self) -> None:
         """Take the LoRA off the decoder."""
-        self.decoder.adapters.remove(ADAPTER)
+        self.decoder.adapters.remove(self.adapter)
 
     def extend(self, past: Sequence[Tensor], segments: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
         """Compress one segment of each row.
@@ -137,7 +139,7 @@ class Compressor(nn.Module):
         ]
         # Padding stands on the right, where causal attention never looks: no mask, and no row feels its neighbours.
         batch = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        with self.decoder.adapters.use(ADAPTER):
+        with self.decoder.adapters.use(self.adapter):
             states = self.decoder.hidden(batch)
         return [
             self._norm(states[row, len(head) : len(head) + length].float())
@@ -187,8 +189,7 @@ class Compressor(nn.Module):
     @property
     def hash(self) -> str:
         """Hex SHA-256 of every number of the compressor."""
-        parts = [name.encode() + value.detach().cpu().numpy().tobytes() for name, value in self.state_dict().items()]
-        return sha256(json.dumps(asdict(self.config), sort_keys=True), *parts)
+        return sha256(json.dumps(asdict(self.config), sort_keys=True), digest(self))
 
     def save(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Write `compressor.safetensors`, the LoRA in PEFT's layout and `manifest.json`.
@@ -198,11 +199,12 @@ class Compressor(nn.Module):
             manifest: what the caller knows of its training (recipe, data, figures); kept under `training`.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        own = {n: p.detach().cpu().contiguous() for n, p in self.named_parameters() if not n.startswith("lora.")}
+        own = {name: compact(p) for name, p in self.named_parameters() if not name.startswith("lora.")}
         save_file(own, folder / "compressor.safetensors", metadata={"format": "pt"})
         self.lora.save(folder)
         record = {
             "kind": "lloco-compressor",
+            "weights": self.hash,
             "base": self.decoder.fingerprint,
             "base_name": self.decoder.name,
             "base_note": self.decoder.note,
@@ -223,17 +225,12 @@ class Compressor(nn.Module):
         try:
             record = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             config = dict(record["config"])
-            lora = LoraConfig(**{**config.pop("lora"), "targets": tuple(record["config"]["lora"]["targets"])})
+            shape = LoraConfig(**{**config.pop("lora"), "targets": tuple(record["config"]["lora"]["targets"])})
             trained = Trained(**{**record["trained"], "ratios": tuple(record["trained"]["ratios"])})
-            base, name = record["base"], record["base_name"]
+            base, name, weights = record["base"], record["base_name"], record["weights"]
             own = load_file(folder / "compressor.safetensors")
         except Exception as error:
-            raise IntegrityError(
-                expected=f"a compressor in {folder}",
-                got=f"{type(error).__name__}: {error}",
-                consequence="It was not loaded.",
-                remedy="Restore the folder, or train the compressor again with `preread train`.",
-            ) from error
+            raise _damaged(folder, f"{type(error).__name__}: {error}") from error
         if base != decoder.fingerprint:
             raise FingerprintMismatch(
                 expected=f"a compressor made for {decoder.name} ({decoder.fingerprint[:12]})",
@@ -241,13 +238,25 @@ class Compressor(nn.Module):
                 consequence="It was not loaded, because its summaries mean nothing to these weights.",
                 remedy=f"Open {name}, or train a compressor for {decoder.name} with `preread train`.",
             )
-        compressor = Compressor(decoder, CompressorConfig(**config, lora=lora), trained)
-        compressor.lora.load_state_dict(Lora.load(folder, decoder.projections).state_dict())
-        missing, unexpected = compressor.load_state_dict(own, strict=False)
-        assert not unexpected, unexpected
-        assert all(key.startswith("lora.") for key in missing), missing
+        compressor = Compressor(decoder, CompressorConfig(**config, lora=shape), trained)
+        lora = {f"lora.{name}": value for name, value in Lora.load(folder, decoder.projections).state_dict().items()}
+        try:
+            compressor.load_state_dict({**lora, **own})
+        except RuntimeError as error:
+            raise _damaged(folder, str(error)) from error
+        if compressor.hash != weights:
+            raise _damaged(folder, f"weights of hash {compressor.hash[:12]} under a manifest of {weights[:12]}")
         return compressor
 
     def _norm(self, states: Tensor) -> Tensor:
         """[N, D] -> [N, D]: RMS norm, weight and scale."""
         return F.rms_norm(states, states.shape[-1:], self.weight, 1e-6) * self.scale if self.config.norm else states
+
+
+def _damaged(folder: Path, reason: str) -> IntegrityError:
+    return IntegrityError(
+        expected=f"a compressor in {folder}",
+        got=reason,
+        consequence="It was not loaded.",
+        remedy="Restore the folder, or train the compressor again with `preread train`.",
+    )

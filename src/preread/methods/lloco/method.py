@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +23,8 @@ from preread.methods.lloco.objective import CompressObjective
 from preread.nn.answering import AnswerObjective
 from preread.nn.hf import Decoder
 
+PAPER_SEGMENT = 1536
+"""Tokens a segment in AutoCompressor and LLoCO."""
 SHIPPED = Path(__file__).parent / "weights"
 """Compressors that come with the package, a folder each."""
 
@@ -43,31 +45,34 @@ class Lloco(Method):
         ratio: tokens a summary embedding stands for.
         segments: `independent` reads each passage on its own; `recursive` also reads a document's segments in order,
             every one behind the summaries of those before it.
-        segment_tokens: longest segment of the recursive reading.
+        segment_tokens: longest segment of the recursive reading; None takes the longest that the compressor was trained
+            for, or the paper's.
         batch_tokens: tokens compressed at the same time.
         compressor: folder of a trained compressor; None takes the one that ships for the decoder, or else starts an
             untrained one.
+        fresh: start an untrained one even where one ships, as a training recipe does.
         shape: shape of an untrained compressor.
     """
 
     name: ClassVar[str] = "lloco"
     ratio: float = 30.0
     segments: Literal["independent", "recursive"] = "independent"
-    segment_tokens: int = 1536
+    segment_tokens: int | None = None
     batch_tokens: int = 4096
     compressor: Path | None = None
+    fresh: bool = False
     shape: CompressorConfig = CompressorConfig()
 
     def attach(self, decoder: Decoder) -> LlocoHandle:
         """Load or make the compressor and hang its LoRA on the decoder."""
-        if self.ratio < 1:
+        if not 1 <= self.ratio < float("inf"):
             raise UsageError(
                 expected="a ratio of at least 1",
                 got=f"{self.ratio}",
                 consequence="Nothing was attached.",
                 remedy="Choose 4 to 32 tokens for each summary embedding.",
             )
-        folder = self.compressor or shipped(decoder.fingerprint)
+        folder = self.compressor or (None if self.fresh else shipped(decoder.fingerprint))
         if folder:
             made = Compressor.load(folder, decoder)
         else:
@@ -86,6 +91,7 @@ class LlocoHandle(Handle):
     def __init__(self, method: Lloco, decoder: Decoder, compressor: Compressor) -> None:
         self.method, self.decoder, self.compressor = method, decoder, compressor
         self._weights = compressor.hash
+        self._warned: set[str] = set()
         compressor.attach()
 
     @property
@@ -93,17 +99,33 @@ class LlocoHandle(Handle):
         """Passages always (for passage mode); the whole document too where reading is recursive."""
         return ("passage", "document") if self.method.segments == "recursive" else ("passage",)
 
+    def caveats(self, memories: Sequence[Memory]) -> tuple[str, ...]:
+        """What the compressor's manifest says of its quality, and where these memories go past its training."""
+        trained = self.compressor.trained
+        notes = [f"compressor: {trained.note}"] if trained.note else []
+        if not trained.tokens or not memories:
+            return tuple(notes)
+        positions, (low, high) = sum(memory.positions for memory in memories), trained.ratios
+        past = []
+        if positions > trained.positions:
+            past.append(f"{positions} summary embeddings at once (trained: {trained.positions})")
+        if not low <= self.method.ratio <= high:
+            past.append(f"ratio {self.method.ratio:g} (trained: {low:g} to {high:g})")
+        segments = max(-(-m.tokens // self.segment_tokens) if m.scope == "document" else 1 for m in memories)
+        if segments > trained.segments:
+            past.append(f"{segments} segments in a row (trained: {trained.segments})")
+        return (*notes, *(f"beyond the compressor's training: {what}" for what in past))
+
     @property
-    def caveats(self) -> tuple[str, ...]:
-        """What the compressor's manifest says of its quality."""
-        note = self.compressor.trained.note
-        return (f"compressor: {note}",) if note else ()
+    def segment_tokens(self) -> int:
+        """Longest segment of the recursive reading."""
+        return self.method.segment_tokens or self.compressor.trained.segment_tokens or PAPER_SEGMENT
 
     def producer(self, scope: Scope) -> Producer:
         """Bound to the decoder, the compressor's weights, the ratio and, for a document, the segment length."""
         settings: dict[str, Any] = {"ratio": self.method.ratio, "scope": scope}
         if scope == "document":
-            settings["segment_tokens"] = self.method.segment_tokens
+            settings["segment_tokens"] = self.segment_tokens
         return Producer(
             self.name,
             self.decoder.fingerprint,
@@ -160,7 +182,7 @@ class LlocoHandle(Handle):
 
     def _batch(self, passages: Sequence[Passage]) -> Iterator[Memory]:
         ids = [torch.tensor(passage.ids) for passage in passages]
-        self._warn(segments=1, longest=max(map(len, ids)))
+        self._warn("tokens a segment", max(map(len, ids)), self.compressor.trained.segment_tokens)
         for passage, (summary,) in zip(
             passages, self.compressor.independent([[i] for i in ids], self.method.ratio), strict=True
         ):
@@ -171,27 +193,26 @@ class LlocoHandle(Handle):
         """Only the summaries so far and one segment are held at any time."""
         summaries = self.compressor.summary_tokens.new_zeros((0, self.decoder.width))
         source, tokens, segments = sha256(), 0, 0
-        while segment := [i for i, _ in zip(ids, range(self.method.segment_tokens), strict=False)]:
+        while segment := list(islice(ids, self.segment_tokens)):
             length = summary_length(len(segment), self.method.ratio)
+            self._warn("segments in a row", segments + 1, self.compressor.trained.segments)
+            self._warn("tokens a segment", len(segment), self.compressor.trained.segment_tokens)
+            self._warn("positions", len(summaries) + len(segment) + length, self.decoder.window)
             (made,) = self.compressor.extend([summaries], [torch.tensor(segment)], [length])
             summaries = torch.cat([summaries, made])
             source, tokens, segments = sha256(source, _raw(segment)), tokens + len(segment), segments + 1
-        self._warn(segments=segments, longest=min(tokens, self.method.segment_tokens))
         return self._memory(summaries, "document", source, tokens)
 
     def _memory(self, summary: Tensor, scope: Scope, source: str, tokens: int) -> Memory:
         embeds = summary.to(self.decoder.dtype).cpu().clone()
         return Memory(self.producer(scope), scope, source, tokens, {"embeds": embeds})
 
-    def _warn(self, segments: int, longest: int) -> None:
-        trained = self.compressor.trained
-        for what, value, limit in (
-            ("segments in a row", segments, trained.segments),
-            ("tokens a segment", longest, trained.segment_tokens),
-        ):
-            if 0 < limit < value:
-                message = f"{value} {what}; the compressor was trained for {limit}: the memory may be poor."
-                warnings.warn(message, BeyondTraining, stacklevel=4)
+    def _warn(self, what: str, value: int, limit: int) -> None:
+        """Say once, at the first step past it, that a limit of training is passed; 0 is no limit."""
+        if 0 < limit < value and what not in self._warned:
+            self._warned.add(what)
+            message = f"more than {limit} {what}, which is what the weights were trained for: the memory may be poor."
+            warnings.warn(message, BeyondTraining, stacklevel=4)
 
 
 def _raw(ids: Sequence[int]) -> bytes:

@@ -84,8 +84,10 @@ class CompressObjective(Objective):
         return {name: value for name, value in terms.items() if weights[name]}
 
     def settle(self) -> None:
-        """Freeze the compressor."""
+        """Freeze the compressor, rounded to bfloat16: a file of half the size then holds it exactly."""
         self.compressor.requires_grad_(False).eval()
+        for parameter in self.compressor.parameters():
+            parameter.copy_(parameter.bfloat16())
 
     def save(self, folder: Path, training: Mapping[str, Any]) -> None:
         """Write the compressor with what it was trained for."""
@@ -94,9 +96,10 @@ class CompressObjective(Objective):
         self.compressor.trained = Trained(
             segments=window // self.segment_tokens[0] if recursive else 1,
             segment_tokens=self.segment_tokens[1],
-            positions=round(window / self.ratios[0]),
+            positions=round((window - self.segment_tokens[0]) / self.ratios[0]),
             ratios=self.ratios,
             tokens=int(training.get("tokens", 0)),
+            note="",
         )
         self.compressor.save(folder, dict(training))
 

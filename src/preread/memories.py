@@ -1,0 +1,77 @@
+"""The memories of one method in a store: named by what was read and who read it, so that none is made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+import numpy as np
+
+from preread.core.errors import FingerprintMismatch
+from preread.core.memory import Memory
+from preread.core.method import Handle
+from preread.core.progress import progress
+from preread.core.types import Passage, Scope, sha256
+from preread.store.store import Store
+
+BEFORE_A_PAUSE = 32
+"""Memories made before they are stored: an interrupted `make` loses at most so many."""
+
+
+class Memories:
+    """What a method made of the passages in a store.
+
+    Args:
+        store: where they are.
+        handle: the method, attached to the decoder that reads them.
+    """
+
+    def __init__(self, store: Store, handle: Handle) -> None:
+        self.store, self.handle = store, handle
+
+    def keys(self, passages: Sequence[Passage], scope: Scope) -> list[str]:
+        """Payload keys: one a passage, or a single one for a document."""
+        producer = self.handle.producer(scope).key
+        raw = [np.asarray(passage.ids, dtype="<i4").tobytes() for passage in passages]
+        return [sha256(producer, *raw)] if scope == "document" else [sha256(producer, ids) for ids in raw]
+
+    def make(self, passages: Sequence[Passage], scope: Scope) -> None:
+        """Make and store those that are not stored yet, some at a time; an interrupted call is gone on with."""
+        keys = self.keys(passages, scope)
+        missing = self.store.missing(keys)
+        if scope == "document":
+            wanted, names = passages, [key for key in keys if key in missing]
+        else:
+            pairs = {key: passage for passage, key in zip(passages, keys, strict=True) if key in missing}
+            wanted, names = list(pairs.values()), list(pairs)
+        if not names:
+            return
+        with progress(f"compressing ({self.handle.name})", sum(len(passage.ids) for passage in wanted)) as advance:
+            made = zip(names, self.handle.encode(_watched(wanted, advance), scope), strict=True)
+            while some := dict(islice(made, BEFORE_A_PAUSE)):
+                self.store.put({key: memory.to_bytes() for key, memory in some.items()})
+
+    def load(self, passages: Sequence[Passage], scope: Scope = "passage") -> list[Memory]:
+        """The memories of some passages, made on the spot where the method keeps none.
+
+        Raises:
+            FingerprintMismatch: the stored ones were made by other weights or settings.
+        """
+        if scope not in self.handle.scopes:
+            return list(self.handle.encode(passages, scope))
+        keys, expect = self.keys(passages, scope), self.handle.producer(scope)
+        if missing := self.store.missing(keys):
+            raise FingerprintMismatch(
+                expected=f"memories by {expect.method} for base {expect.base[:12]} ({expect.settings})",
+                got=f"none of that kind, or damaged ones, for {len(missing)} of {len(keys)}",
+                consequence="Nothing was computed; memories of other weights mean nothing to these.",
+                remedy="Add the documents again, or use --method text.",
+            )
+        raw = self.store.payloads(keys)
+        return [Memory.from_bytes(raw[key], expect) for key in keys]
+
+
+def _watched(passages: Sequence[Passage], advance: Callable[[float], None]) -> Iterable[Passage]:
+    for passage in passages:
+        yield passage
+        advance(len(passage.ids))
