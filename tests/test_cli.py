@@ -139,3 +139,48 @@ def test_ctrl_c_ends_with_130_and_a_word(tmp_path):
 def test_the_readme_names_every_command():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert [command for command in COMMANDS if f"preread {command}" not in readme] == []
+
+
+def test_bench_memory_prints_shares(run, tmp_path, tiny_decoder, monkeypatch):
+    monkeypatch.setattr("preread.models.loading.load", lambda name: tiny_decoder("llama"))
+    rows = [
+        {"doc_id": str(i), "text": text, "questions": [{"question": "Who?", "answers": [answer]}]}
+        for i, (text, answer) in enumerate([("The keeper slept.", "the keeper"), ("The storm came.", "the storm")])
+    ]
+    path = tmp_path / "set.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    code, out, _ = run("bench", "memory", "--data", str(path), "--ratio", "2", "--ratio", "4", "--json")
+    assert code == 0
+    measured = json.loads(out)
+    assert [row["questions"] for row in measured] == [2, 2]
+    expected = (measured[0]["nothing"] - measured[0]["memory"]) / (measured[0]["nothing"] - measured[0]["text"])
+    assert measured[0]["share"] == pytest.approx(expected)
+    assert "share" in run("bench", "memory", "--data", str(path), "--ratio", "2")[1]
+
+
+def test_bench_cpu_publishes_its_figures(run, tmp_path, tiny_decoder, monkeypatch):
+    monkeypatch.setattr("preread.models.loading.load", lambda name, device: tiny_decoder("llama"))
+    monkeypatch.setattr("preread.bench.measure.TEXT_TOKENS", 300)
+    out = tmp_path / "figures.jsonl"
+    code, shown, _ = run("bench", "cpu", "--repeats", "2", "--out", str(out))
+    assert code == 0
+    ids = [json.loads(line)["id"] for line in out.read_text().splitlines()]
+    assert ids == ["lloco.cpu_ttft_ratio_8k", "lloco.cpu_decode_ratio_8k", "lloco.cpu_decode_ratio_8k_plain"]
+    assert all(name in shown for name in ids)
+
+
+def test_the_unforeseen_is_one_message_too(run, monkeypatch):
+    def broken(*_):
+        raise ValueError("the sky fell")
+
+    monkeypatch.setattr("preread.store.store.Store.documents", broken)
+    code, out, err = run("list")
+    assert (code, out) == (1, "")
+    assert "the sky fell" in err
+    assert "Traceback" not in err
+
+
+def test_version(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert out.startswith("preread 0.")

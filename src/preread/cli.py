@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from preread.core.errors import BeyondTraining, PrereadError
+from preread.core.errors import PrereadError, PrereadWarning
 
 if TYPE_CHECKING:
     from preread.library import Collection
@@ -328,7 +328,7 @@ def _say(line: str) -> None:
 def main() -> None:
     """Run the command line; every error a user can meet is one message and an exit code."""
     warnings.filterwarnings("ignore")
-    warnings.filterwarnings("always", category=BeyondTraining)
+    warnings.filterwarnings("always", category=PrereadWarning)
     warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
     try:
         code = app(standalone_mode=False) or 0

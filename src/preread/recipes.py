@@ -13,6 +13,7 @@ import torch
 
 from preread.core.config import build
 from preread.core.errors import UsageError
+from preread.core.method import Handle, Objective
 from preread.core.provenance import commit, device
 from preread.core.types import TextBatch
 from preread.data.corpora import Corpus
@@ -73,8 +74,9 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
     decoder = load(recipe.model)
     corpus = Corpus.read([data / path for path in recipe.data], decoder.tokenizer, recipe.max_characters)
     torch.manual_seed(recipe.training.seed)
+    handle: Handle
     with build(METHODS[recipe.method], recipe.settings).attach(decoder) as handle:
-        objective = handle.objective(recipe.stage, **recipe.objective)
+        objective = _objective(handle, recipe)
 
         def batches(step: int) -> TextBatch:
             seed = (recipe.data_seed << 32) + step
@@ -84,6 +86,18 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
         if outcome.finished:
             objective.save(folder / "trained", provenance(recipe, corpus, outcome))
     return outcome
+
+
+def _objective(handle: Handle, recipe: Recipe) -> Objective:
+    try:
+        return handle.objective(recipe.stage, **recipe.objective)
+    except TypeError as error:  # a keyword that the stage does not have
+        raise UsageError(
+            expected=f"settings of {recipe.method}'s stage {recipe.stage}",
+            got=str(error),
+            consequence="Nothing was trained.",
+            remedy="Correct `objective` in the recipe.",
+        ) from error
 
 
 def provenance(recipe: Recipe, corpus: Corpus, outcome: Outcome) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preread.core.errors import UnreadableDocument
+from preread.core.errors import PartlyRead, UnreadableDocument
 from preread.data.ingest import READERS, read
 
 
@@ -67,7 +67,9 @@ LOCKED = (
 
 
 def test_pdf_pages_are_marked_where_they_begin(write):
-    document = read(write("a.pdf", pdf([["First page.", "Line two."], ["Second page."], [], ["Fourth."]])))
+    path = write("a.pdf", pdf([["First page.", "Line two."], ["Second page."], [], ["Fourth."]]))
+    with pytest.warns(PartlyRead, match="1 of 4 pages have no text"):
+        document = read(path)
     assert [(mark.kind, mark.label) for mark in document.marks] == [("page", label) for label in "1234"]
     assert document.text == "First page.\nLine two.\nSecond page.\n\nFourth."
     for mark, begin in zip(document.marks, ["First page.", "Second page.", "\nFourth.", "Fourth."], strict=True):
@@ -338,6 +340,7 @@ def test_any_bytes_give_a_document_or_a_refusal(write, suffix, content):
     assert all(0 <= start < len(document.text) for start in starts)
 
 
+@pytest.mark.filterwarnings("ignore::preread.core.errors.PartlyRead")
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_a_damaged_pdf_gives_a_document_or_a_refusal(write, place, byte):
@@ -345,3 +348,38 @@ def test_a_damaged_pdf_gives_a_document_or_a_refusal(write, place, byte):
     raw[place % len(raw)] = byte
     with suppress(UnreadableDocument):
         assert read(write("damaged.pdf", bytes(raw))).text.strip()
+
+
+def test_a_short_page_loses_nothing(tmp_path):
+    """What a cleaner of web pages takes for surroundings on a short page is the page."""
+    path = tmp_path / "pump.html"
+    path.write_text(
+        "<html><head><title>Pump</title></head><body><h1>Lumen pump</h1><p>It moves water.</p><h2>Hoses</h2>"
+        "<ul><li>Blue hose: inlet</li><li>Red hose: outlet</li></ul>"
+        "<table><tr><th>Gasket</th><td>G-17</td></tr></table></body></html>",
+        encoding="utf-8",
+    )
+    document = read(path)
+    for words in ("Lumen pump", "It moves water.", "Hoses", "Blue hose: inlet", "Red hose: outlet", "G-17"):
+        assert words in document.text
+    assert document.place(document.text.index("Red hose")) == 'section "Hoses"'
+
+
+def test_pages_without_text_are_named(tmp_path):
+    path = tmp_path / "half.pdf"
+    path.write_bytes(pdf([["First page."], [], ["Third page."]]))
+    with pytest.warns(PartlyRead, match="1 of 3 pages have no text .*: 2"):
+        document = read(path)
+    assert document.place(document.text.index("Third")) == "page 3"
+
+
+def test_a_parser_that_fails_is_one_message(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("<p>words</p>")
+
+    def broken(*_):
+        raise ImportError("no such parser")
+
+    monkeypatch.setitem(READERS, ".html", broken)
+    with pytest.raises(UnreadableDocument, match="no such parser"):
+        read(path)

@@ -79,5 +79,13 @@ class Interrupted(PrereadError):
     exit_code = 130
 
 
-class BeyondTraining(UserWarning):
+class PrereadWarning(UserWarning):
+    """What a user must be told although the work goes on."""
+
+
+class PartlyRead(PrereadWarning):
+    """Parts of a document have no text and were not read."""
+
+
+class BeyondTraining(PrereadWarning):
     """A compressor is asked to go further than it was trained: the result may be poor, and the user is told."""

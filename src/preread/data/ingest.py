@@ -11,13 +11,15 @@ import os
 import re
 import threading
 import unicodedata
+import warnings
 from collections.abc import Callable
 from contextlib import closing
+from copy import deepcopy
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from preread.core.errors import UnreadableDocument
+from preread.core.errors import PartlyRead, PrereadWarning, UnreadableDocument
 from preread.core.types import Document, Mark, sha256
 
 BYTE_ORDER_MARKS = (  # UTF-32's first: its little-endian mark begins with UTF-16's
@@ -47,6 +49,8 @@ CHAPTER_ALONE = re.compile(rf"{NUMBERED}[.:]?")
 NUMERAL = re.compile(rf"{ROMAN}\.?")
 UNDERLINE = re.compile(r"([=\-~^\"*#])\1{2,}")
 FRONT_MATTER = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
+SHORT_PAGE, LEAST_OF_SHORT, LEAST_OF_LONG = 3000, 0.95, 0.4
+"""Characters of a short page, and the share of what is visible that the text found as a page's own must be."""
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 _pdfium_lock = threading.Lock()  # PDFium is not made for threads
@@ -85,7 +89,13 @@ def read(path: Path) -> Document:
         raw = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, "a readable file", str(error), "Check its permissions.") from error
-    reading = reader(raw, path) if raw.strip() else Reading("")
+    try:
+        reading = reader(raw, path) if raw.strip() else Reading("")
+    except (UnreadableDocument, PrereadWarning, MemoryError):
+        raise
+    except Exception as error:  # a parser's own failure over what it was given
+        reason = f"one that its parser fails over ({type(error).__name__}: {error})"
+        raise _unreadable(path, "a whole file", reason, "Repair it, or convert it to plain text.") from error
     if not reading.text.strip():
         raise _unreadable(path, "text", "none: the file is empty", "Check that the file was saved.")
     # `..` goes, so that one file is one document; links stay as the user named them.
@@ -144,7 +154,7 @@ def _markdown(raw: bytes, path: Path) -> Reading:
 
 
 def _html(raw: bytes, path: Path) -> Reading:
-    from trafilatura import extract, html2txt, load_html
+    from trafilatura import load_html
 
     page = _clean(_decode(raw, path, META_CHARSET.search(raw[:4096])))
     if not page.strip():
@@ -163,7 +173,7 @@ def _html(raw: bytes, path: Path) -> Reading:
             labels.append(_clean(" ".join(block.text_content().split())))
         if number or block.getparent() is None or block.getparent().tag not in ("li", "td", "th", "dd"):
             block.text = f"⟦{nonce}.{number}⟧{_clean(block.text or '')}"
-    extracted = _clean(extract(tree, include_comments=False) or html2txt(tree))
+    extracted = _main_text(tree)
     pieces = re.split(rf"\s*⟦{nonce}\.(\d*)⟧\s*", extracted)  # text, number, text, number, ..., text
     text, marks = pieces[0], []
     for number, piece in zip(pieces[1::2], pieces[2::2], strict=True):
@@ -172,6 +182,23 @@ def _html(raw: bytes, path: Path) -> Reading:
             marks.append(Mark(len(text), "section", labels[int(number)]))
         text += piece
     return Reading(text, tuple(marks), title or (marks[0].label if marks else ""))
+
+
+def _main_text(tree: Any) -> str:
+    """The page's own text without what surrounds it; all that is visible where that cannot be told apart.
+
+    Short pages are where cleaners err: there nearly everything must have been kept, or nothing is cleaned but what is
+    marked as navigation and the like.
+    """
+    from trafilatura import extract, html2txt
+
+    page = deepcopy(tree)
+    for part in list(page.iter("nav", "aside", "footer", "form", "script", "style", "noscript", "template")):
+        part.drop_tree()
+    visible = _clean(html2txt(page))
+    own = _clean(extract(tree, include_comments=False, favor_recall=True) or "")
+    least = LEAST_OF_SHORT if len(visible) < SHORT_PAGE else LEAST_OF_LONG
+    return own if len(own) >= least * len(visible) else visible
 
 
 def _pdf(raw: bytes, path: Path) -> Reading:
@@ -198,6 +225,11 @@ def _pdf(raw: bytes, path: Path) -> Reading:
             f"{len(pages)} pages without one, as a scan has",
             "Run optical character recognition (OCR) over it first, for example with ocrmypdf.",
         )
+    if blank := [label for label, page in zip(labels, pages, strict=True) if not page.strip()]:
+        message = (
+            f"{path.name}: {len(blank)} of {len(pages)} pages have no text (blank, or scanned): {', '.join(blank)}"
+        )
+        warnings.warn(message, PartlyRead, stacklevel=3)
     starts = accumulate((len(page) + 1 for page in pages), initial=0)
     marks = [Mark(start, "page", label) for start, label in zip(starts, labels, strict=False)]
     return Reading("\n".join(pages), tuple(marks), title)
