@@ -226,7 +226,7 @@ def compressor(
 
 @app.command(name="demo")
 def demo_(
-    steps: Annotated[int, typer.Option(help="Steps of study.")] = 40,
+    steps: Annotated[int, typer.Option(help="Steps of study.")] = 30,
     folder: Annotated[Path | None, typer.Option(help="Library of the demo.")] = None,
     json_: JsonOption = False,
 ) -> None:

@@ -313,13 +313,13 @@ class Collection:
             return best_passages(memories, hits, room)
         source = hits[0].source
         passages = [stored.passage for stored in self.store.passages(self.name, source)]
-        wider = self.library.retriever.search(self.name, question, MOST_PASSAGES)
-        own = [hit for hit in wider if hit.source == source]
         whole = whole_document(memories, passages)
         if positions(whole) <= room:
             others = len(self.documents()) - 1
+            own = [hit for hit in hits if hit.source == source]
             return Context(whole, own, [f"the collection's other documents ({others}) were not read"] * (others > 0))
-        best = best_passages(memories, own, room)
+        wider = self.library.retriever.search(self.name, question, MOST_PASSAGES)
+        best = best_passages(memories, [hit for hit in wider if hit.source == source], room)
         note = f"all of {hits[0].title} takes {positions(whole)} positions and {room} are free"
         return Context(best.memories, best.hits, [f"{note}: its best passages were read", *best.notes])
 

@@ -134,5 +134,6 @@ def _verdict(result: Demo) -> list[str]:
         right = sum(item.right[method] for item in result.asked)
         seconds = sum(item.answers[method].usage.first_token_s for item in result.asked) / len(result.asked)
         lines.append(f"{method}: {right} of {len(result.asked)} right, first token after {seconds:.2f} s on average")
+    lines.append("Three questions show and do not measure; they were picked among those that plain text answers.")
     lines.append(f"Weights: {result.decoder}, {result.note}. A decoder of this size answers poorly even from the text.")
     return lines

@@ -218,3 +218,23 @@ def test_room_leaves_other_errors_alone(tmp_path: Path) -> None:
         (tmp_path / "absent" / "file").write_text("")
     with pytest.raises(ResourceError, match="room on the disk to write a file"), room("a file"):
         raise RuntimeError("lance error: LanceError(IO): No space left on device (os error 28), here.rs:1")
+
+
+def test_a_writer_that_waits_says_for_whom_and_goes_on(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("preread.store.folder.SILENT_S", 0.05)
+    first, second = Store(tmp_path / "library"), Store(tmp_path / "library", wait_s=30)
+    done = threading.Event()
+
+    def write() -> None:
+        second.configure("a", {"x": 1})
+        done.set()
+
+    with first.writing():
+        thread = threading.Thread(target=write)
+        thread.start()
+        while "waiting for process" not in capsys.readouterr().err:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        assert not done.is_set()
+    thread.join(timeout=30)
+    assert second.settings("a") == {"x": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from preread.store.faults import room
 
 FORMAT = "preread-library"
 SCHEMA = 1
+SILENT_S = 2.0
+"""Seconds of waiting for another writer before the user is told."""
 _LIBRARY, _LOCK, _HOLDER = "library.json", "writer.lock", "writer.json"
 
 
@@ -52,7 +55,7 @@ class Folder:
             LibraryBusy: another writer did not end within `wait_s`.
         """
         try:
-            self._lock.acquire(timeout=self._wait_s)
+            self._wait()
         except Timeout:
             raise LibraryBusy(
                 expected=f"to be the only writer of {self.path}",
@@ -70,6 +73,15 @@ class Folder:
             if outermost:
                 holder.unlink(missing_ok=True)
             self._lock.release()
+
+    def _wait(self) -> None:
+        try:
+            self._lock.acquire(timeout=min(SILENT_S, self._wait_s))
+        except Timeout:
+            if self._wait_s <= SILENT_S:
+                raise
+            sys.stderr.write(f"waiting for {self._writer()}, which is writing to {self.path} ...\n")
+            self._lock.acquire(timeout=self._wait_s - SILENT_S)
 
     @property
     def embedder(self) -> str | None:
