@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from preread.core.types import Sampling
-from preread.library import Library, Settings
+from preread.library import Library
 from preread.models.fingerprint import fingerprint
 from preread.nn.hf import Decoder
+from preread.settings import Settings
 
 Family = Literal["llama", "qwen2", "gemma"]
 MakeDecoder = Callable[..., Decoder]

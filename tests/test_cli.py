@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from preread import cli
-from preread.library import Settings
+from preread.settings import Settings
 
 COMMANDS = ["add", "study", "ask", "list", "show", "forget", "demo", "bench cpu", "bench memory", "train compressor"]
 

@@ -7,11 +7,11 @@ import pytest
 from preread.context import best_passages
 from preread.core.errors import FingerprintMismatch, IntegrityError, UnreadableDocument, UsageError, WindowExceeded
 from preread.core.types import Sampling
-from preread.library import Settings
 from preread.memories import BEFORE_A_PAUSE, Memories
 from preread.methods.lloco.compressor import Trained
 from preread.methods.lloco.method import LlocoHandle
 from preread.nn.hf import INSTRUCTION
+from preread.settings import Settings
 
 from .conftest import SETTINGS, SHORT, story
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from preread.core.errors import PrereadError
     from preread.core.types import Answer, Citation, Document, Passage, Sampling, Usage
     from preread.lessons import StudyConfig
-    from preread.library import Collection, Library, Settings
+    from preread.library import Collection, Library
     from preread.models.loading import load
+    from preread.settings import Settings
 
 _WHERE = {
     "Answer": "preread.core.types",
@@ -24,7 +25,7 @@ _WHERE = {
     "Passage": "preread.core.types",
     "PrereadError": "preread.core.errors",
     "Sampling": "preread.core.types",
-    "Settings": "preread.library",
+    "Settings": "preread.settings",
     "StudyConfig": "preread.lessons",
     "Usage": "preread.core.types",
     "load": "preread.models.loading",

@@ -80,7 +80,8 @@ def add(
     Example: preread add report.pdf notes.md --collection work --ratio 16
     """
     from preread import render
-    from preread.library import Library, Settings
+    from preread.library import Library
+    from preread.settings import Settings
 
     options = {k: v for k, v in {"ratio": ratio, "segments": segments}.items() if v is not None}
     settings = Settings(model=model or "default", options=options) if options or model else None
@@ -285,8 +286,8 @@ def memory(
     from preread import render
     from preread.bench.recovery import exams, recovery
     from preread.core.config import build
-    from preread.library import known
     from preread.models.loading import load
+    from preread.settings import known
 
     decoder, chosen = load(model), exams(data, documents, questions, characters)
     options = {"compressor": str(compressor)} if compressor else {}

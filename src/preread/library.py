@@ -14,10 +14,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from preread.adapters import CollectionAdapters
 from preread.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
@@ -34,37 +34,17 @@ from preread.engines.base import Engine, Event, check
 from preread.engines.local import LocalEngine
 from preread.lessons import Studied, StudyConfig, study
 from preread.memories import Memories
-from preread.methods import METHODS
 from preread.models.loading import load
 from preread.nn.hf import INSTRUCTION, Decoder
 from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
+from preread.settings import Settings, known
 from preread.store.rows import Entry, text_key
 from preread.store.store import Receipt, Store
 
 WAIT_S = 600.0
 """Seconds that a write waits for another writer: about as long as a large document takes."""
 Change = Literal["added", "replaced", "unchanged"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a collection was made with; it stays so.
-
-    Args:
-        model: decoder, as `preread.models.load` takes it.
-        method: the method that memories are kept for; `text` works beside every other.
-        options: the method's own settings, such as `ratio`.
-        passage_tokens: most tokens a passage. 240 is 8 summary embeddings at 30x, and what the embedder reads whole.
-    """
-
-    model: str = "default"
-    method: str = "lloco"
-    options: dict[str, Any] = field(default_factory=dict)
-    passage_tokens: int = 240
-
-    def __post_init__(self) -> None:
-        known(self.method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,22 +310,6 @@ class Collection:
     def _keys_of(self, entry: Entry) -> set[str]:
         stored = self.store.passages(self.name, entry.source)
         return {key for passage in stored for key in passage.keys.values()} | set(entry.keys.values())
-
-
-def known(method: str) -> Any:
-    """The class of a method by name.
-
-    Raises:
-        UsageError: there is no such method.
-    """
-    if method not in METHODS:
-        raise UsageError(
-            expected=f"a method ({', '.join(METHODS)})",
-            got=method,
-            consequence="Nothing was done.",
-            remedy="Choose one of them with --method.",
-        )
-    return METHODS[method]
 
 
 def _citation(hit: Hit) -> Citation:

@@ -1,0 +1,45 @@
+"""What a collection is made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from preread.core.errors import UsageError
+from preread.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a collection was made with; it stays so.
+
+    Args:
+        model: decoder, as `preread.models.load` takes it.
+        method: the method that memories are kept for; `text` works beside every other.
+        options: the method's own settings, such as `ratio`.
+        passage_tokens: most tokens a passage. 240 is 8 summary embeddings at 30x, and what the embedder reads whole.
+    """
+
+    model: str = "default"
+    method: str = "lloco"
+    options: dict[str, Any] = field(default_factory=dict)
+    passage_tokens: int = 240
+
+    def __post_init__(self) -> None:
+        known(self.method)
+
+
+def known(method: str) -> Any:
+    """The class of a method by name.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if method not in METHODS:
+        raise UsageError(
+            expected=f"a method ({', '.join(METHODS)})",
+            got=method,
+            consequence="Nothing was done.",
+            remedy="Choose one of them with --method.",
+        )
+    return METHODS[method]
