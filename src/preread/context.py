@@ -68,6 +68,5 @@ def best_passages(memories: Memories, hits: Sequence[Hit], room: int) -> Context
             consequence="Nothing was asked.",
             remedy="Ask a shorter question, or write fewer tokens (--max-tokens).",
         )
-    notes.append(f"{len(kept)} passages were read; the rest of the collection was not")
     in_order = sorted(kept, key=lambda pair: (pair[0].source, pair[0].passage.index))
     return Context([memory for _, memory in in_order], [hit for hit, _ in kept], notes)

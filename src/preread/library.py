@@ -269,7 +269,9 @@ class Collection:
             per_token_s=event.per_token_s,
         )
         citations = tuple(_citation(hit) for hit in context.hits[:k])
-        notes = (*handle.caveats(context.memories), *self.adapters.caveats(handle), *context.notes)
+        left = sum(entry.tokens for entry in self.documents()) - usage.tokens_of_source
+        unread = [f"{left:,} tokens of the collection were not read, neither as text nor as memory"] if left else []
+        notes = (*handle.caveats(context.memories), *self.adapters.caveats(handle), *context.notes, *unread)
         return Answer("".join(pieces).strip(), handle.name, citations, usage, event.finish, notes)
 
     def study(self, questions: Sequence[Question] = (), config: StudyConfig | None = None) -> Studied:
@@ -295,9 +297,7 @@ class Collection:
         passages = [stored.passage for stored in self.store.passages(self.name, source)]
         whole = whole_document(memories, passages)
         if positions(whole) <= room:
-            others = len(self.documents()) - 1
-            own = [hit for hit in hits if hit.source == source]
-            return Context(whole, own, [f"the collection's other documents ({others}) were not read"] * (others > 0))
+            return Context(whole, [hit for hit in hits if hit.source == source], [])
         wider = self.library.retriever.search(self.name, question, MOST_PASSAGES)
         best = best_passages(memories, [hit for hit in wider if hit.source == source], room)
         note = f"all of {hits[0].title} takes {positions(whole)} positions and {room} are free"

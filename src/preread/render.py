@@ -67,7 +67,7 @@ def entries(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return "The library is empty. Add a document: preread add FILE"
     return "\n".join(
-        f"{row['collection']:<16} {row['tokens']:>10,} tokens {row['passages']:>6} passages  {row['source']}"
+        f"{row['collection']:<16} {row['tokens']:>10,} tokens  {count(row['passages'], 'passage'):<16} {row['source']}"
         for row in rows
     )
 
