@@ -68,6 +68,7 @@ def test_add_ask_list_show_forget(run, log):
         (["study", "--set", "training.stepz=3"], 2, "training.steps"),
         (["study", "--questions", "none.jsonl"], 1, "none.jsonl"),
         (["train", "compressor", "--recipe", "none.yaml", "--data", ".", "--out", "."], 2, "none.yaml"),
+        (["study", "--set", "training.save_every=0"], 2, "save_every of at least 1"),
         (["no-such-command"], 2, "no-such-command"),
     ],
 )

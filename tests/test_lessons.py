@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from preread.core.errors import IntegrityError, UnreadableDocument, UsageError
+from preread.core.errors import IntegrityError, PrereadError, UnreadableDocument, UsageError
 from preread.data.questions import Question, from_template, read, what_follows, what_is_missing
 from preread.lessons import HELD_OUT, Lessons, StudyConfig
 from preread.memories import Memories
@@ -170,6 +170,57 @@ def test_labelled_questions_are_taught(learned):
     held, taught = answers(range(HELD_OUT)), answers(range(HELD_OUT, 80))
     assert held | taught == {question.answer for question in labelled}
     assert not held & taught, "what judges the adapter is never taught"
+
+
+def test_held_out_templates_are_never_taught(learned):
+    lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), [], "a", CONFIG)
+    decode = learned.decoder.tokenizer.decode
+
+    def asked(numbers):
+        return {
+            (decode(lesson.teacher.ids).split("above.")[1], decode(lesson.answer)) for lesson in lessons.batch(numbers)
+        }
+
+    held, taught = asked(range(HELD_OUT)), asked(range(HELD_OUT, 150))
+    assert len(held) > 1
+    assert not held & taught
+
+
+def test_a_document_that_comes_during_a_study_is_not_taught(learned, tmp_path):
+    labelled = [Question("What did the submarine meet?", "nothing")] * 4
+    lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), labelled, "a", CONFIG)
+    other = tmp_path / "other.md"
+    other.write_text("The submarine met nothing. " * 20)
+    learned.add(other)
+    read = learned.decoder.tokenizer.decode(lessons.lesson(HELD_OUT).teacher.ids)
+    assert "submarine met nothing" not in read
+
+
+def test_a_document_forgotten_during_a_study_stops_it(learned, log, monkeypatch):
+    batch = Lessons.batch
+
+    def forget_then(self, numbers):
+        if numbers[0] == HELD_OUT + 2 * CONFIG.rows:
+            learned.forget(log)
+        return batch(self, numbers)
+
+    monkeypatch.setattr(Lessons, "batch", forget_then)
+    with pytest.raises(PrereadError, match="forgotten meanwhile|Add the documents again"):
+        learned.study(config=CONFIG)
+    assert not list((learned.library.path / "adapters").rglob("*.safetensors"))
+
+
+def test_a_damaged_adapter_or_record_is_studied_again(learned, open_library, decoders, tiny_decoder):
+    learned.study(config=CONFIG)
+    folder = learned.library.path / "adapters"
+    weights = next(folder.rglob("adapter_model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-5])
+    decoders["tiny"] = tiny_decoder("llama")
+    again = open_library().collection("sea")
+    assert again.study(config=CONFIG).published
+    assert again.ask("Who?", sampling=SHORT).text is not None
+    next(folder.rglob("studied.json")).write_text("{")
+    assert again.study(config=CONFIG).published
 
 
 def test_some_lessons_read_the_whole_document_as_ask_does(learned):

@@ -205,6 +205,65 @@ def test_a_collection_is_made_by_its_first_document_and_by_nothing_else(open_lib
     assert library.collections() == ["new"]
 
 
+def test_replacing_one_document_leaves_what_an_interrupted_add_made(collection, log, tmp_path, monkeypatch):
+    collection.add(log)
+    other = tmp_path / "other.md"
+    other.write_text(story("submarine", 160), encoding="utf-8")
+    encode, seen = LlocoHandle.encode, []
+
+    def interrupted(self, passages, scope="passage"):
+        for number, memory in enumerate(encode(self, passages, scope)):
+            if number == BEFORE_A_PAUSE:
+                raise KeyboardInterrupt
+            yield memory
+
+    monkeypatch.setattr(LlocoHandle, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collection.add(other)
+    monkeypatch.setattr(LlocoHandle, "encode", encode)
+    payloads = collection.library.path / "payloads"
+    log.write_text(story("brig"), encoding="utf-8")
+    before = {path.name for path in payloads.rglob("*") if path.is_file()}
+    assert collection.add(log).change == "replaced"
+    after = {path.name for path in payloads.rglob("*") if path.is_file()}
+    assert before - after, "what only the old version used is gone"
+
+    def counted(self, passages, scope="passage"):
+        for memory in encode(self, passages, scope):
+            seen.append(memory)
+            yield memory
+
+    monkeypatch.setattr(LlocoHandle, "encode", counted)
+    assert len(seen) == 0
+    entry = collection.add(other).entry
+    assert len(seen) == entry.passages - BEFORE_A_PAUSE
+
+
+def test_an_add_that_ends_at_its_commit_binds_nothing(open_library, log, monkeypatch):
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("preread.store.store.Store.commit", broken)
+        with pytest.raises(KeyboardInterrupt):
+            open_library().collection("new", SETTINGS).add(log)
+    other = Settings("tiny", options={"ratio": 8.0}, passage_tokens=80)
+    assert open_library().collection("new", other).add(log).change == "added"
+    assert open_library().collection("new").settings == other
+
+
+def test_two_that_open_a_new_collection_agree_or_the_second_is_refused(open_library, log, tmp_path):
+    library = open_library()
+    first = library.collection("new", SETTINGS)
+    second = library.collection("new", Settings("tiny", options={"ratio": 16.0}, passage_tokens=80))
+    first.add(log)
+    other = tmp_path / "other.md"
+    other.write_text(story("submarine"), encoding="utf-8")
+    with pytest.raises(UsageError, match="made with meanwhile"):
+        second.add(other)
+    assert len(first.documents()) == 1
+
+
 def test_one_file_is_one_document_by_any_path(collection, log, monkeypatch):
     collection.add(log)
     monkeypatch.chdir(log.parent)

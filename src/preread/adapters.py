@@ -78,6 +78,16 @@ class CollectionAdapters:
             decoder.adapters.add(name, lora)
         return name
 
+    def intact(self, method: str, version: str, decoder: Decoder) -> bool:
+        """Whether this version is in use and its weights are as they were taught."""
+        record = self.record(method)
+        if record is None or record.version != version:
+            return False
+        try:
+            return digest(Lora.load(self.folder(method, version), decoder.projections)) == record.weights
+        except IntegrityError:
+            return False
+
     def caveats(self, handle: Handle) -> tuple[str, ...]:
         """What an answer must say of the adapter in use, or of the one that no longer fits."""
         record = self.record(handle.name)

@@ -11,6 +11,8 @@ import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +20,7 @@ import torch
 from preread.adapters import Record
 from preread.context import positions, whole_document
 from preread.core.config import build
-from preread.core.errors import UsageError
+from preread.core.errors import PrereadError, UsageError
 from preread.core.method import Handle, Objective
 from preread.core.progress import progress
 from preread.core.types import Lesson, Passage, sha256
@@ -105,9 +107,11 @@ class Lessons:
         # Labelled questions are divided once: what is held out is never taught.
         held = min(HELD_OUT, len(questions) // 2)
         self.held, self.taught = list(questions[:held]), list(questions[held:])
+        # What is there now is what is taught; a document that comes while the lessons go on is not.
+        self.documents = {entry.source: entry.hash for entry in collection.documents()}
         self.passages: list[list[Passage]] = [
-            [stored.passage for stored in collection.store.passages(collection.name, entry.source)]
-            for entry in collection.documents()
+            [stored.passage for stored in collection.store.passages(collection.name, source)]
+            for source in self.documents
         ]
 
     def lesson(self, number: int) -> Lesson:
@@ -116,13 +120,10 @@ class Lessons:
         labelled = self.held if number < HELD_OUT else self.taught
         if labelled:
             question = labelled[number % len(labelled)]
-            hits = self.collection.library.retriever.search(
-                self.collection.name, question.text, self.config.most_passages
-            )
-            passages = [hit.passage for hit in hits]
-            document = next(own for own in self.passages if own[0].document == passages[0].document)
+            document, passages = self._where(question)
         else:
-            document, passages, question = self._from_template(draw)
+            taken = self._held_templates if number >= HELD_OUT else frozenset()
+            document, passages, question = self._from_template(draw, taken)
         read = whole_document(self.read, document) if draw.random() < self.config.whole else self.read.load(passages)
         if positions(read) > self.collection.decoder.window - ROOM_FOR_WORDS:
             read = self.read.load(passages)
@@ -138,18 +139,36 @@ class Lessons:
         """The lessons with these numbers."""
         return [self.lesson(number) for number in numbers]
 
-    def _from_template(self, draw: random.Random) -> tuple[list[Passage], list[Passage], Question]:
+    @cached_property
+    def _held_templates(self) -> frozenset[Question]:
+        """The held-out questions made by templates; lessons that are taught leave them out."""
+        if self.held:
+            return frozenset()
+        draws = [random.Random(f"{self.config.training.seed}/{number}") for number in range(HELD_OUT)]  # noqa: S311
+        return frozenset(self._from_template(draw, frozenset())[2] for draw in draws)
+
+    def _where(self, question: Question) -> tuple[list[Passage], list[Passage]]:
+        """The document that a labelled question is about, and its and other documents' best passages for it."""
+        retriever, most = self.collection.library.retriever, self.config.most_passages
+        hits = retriever.search(self.collection.name, question.text, 5 * most)
+        known = {own[0].document: own for own in self.passages}
+        passages = [hit.passage for hit in hits if hit.passage.document in known][:most] or self.passages[0][:most]
+        return known[passages[0].document], passages
+
+    def _from_template(
+        self, draw: random.Random, taken: frozenset[Question]
+    ) -> tuple[list[Passage], list[Passage], Question]:
         for _ in range(100):
             document = draw.choice(self.passages)
             count = min(draw.randint(1, self.config.most_passages), len(document))
             first = draw.randrange(len(document) - count + 1)
             passages = document[first : first + count]
             question = from_template(draw.choice(passages).text, draw)
-            if question is not None:
+            if question is not None and question not in taken:
                 return document, passages, question
         raise UsageError(
             expected="prose that questions can be made from",
-            got="100 passages without a sentence of 28 words, a name or a number",
+            got="100 draws without a new one: no sentence of 28 words, no name, no number",
             consequence="Nothing was studied.",
             remedy="Give labelled questions with --questions FILE.",
         )
@@ -166,13 +185,13 @@ def study(collection: Collection, questions: Sequence[Question] = (), config: St
     collection.require_documents()
     student, teacher = collection.handle(collection.settings.method), collection.handle("text")
     decoder = collection.decoder
-    documents = {entry.source: entry.hash for entry in collection.documents()}
     adapters, producer = collection.adapters, student.producer("passage").key
-    decisive = replace(config, training=replace(config.training, minutes=None, save_every=0))
+    documents = {entry.source: entry.hash for entry in collection.documents()}
+    decisive = replace(config, training=replace(config.training, minutes=None, save_every=1))
     version = sha256(str(decisive), producer, str(sorted(documents.items())), *map(str, questions))[:16]
     name, folder = adapters.name(student.name, version), adapters.folder(student.name, version)
-    if (folder / DONE).exists():
-        return build(Studied, json.loads((folder / DONE).read_text(encoding="utf-8")))
+    if (done := _done(folder)) and (not done.published or adapters.intact(student.name, version, decoder)):
+        return done
     lessons = Lessons(collection, student, teacher, questions, name, config)
     torch.manual_seed(config.training.seed)
     decoder.adapters.add(name, Lora(config.lora, decoder.projections))
@@ -193,15 +212,26 @@ def study(collection: Collection, questions: Sequence[Question] = (), config: St
     helps = sum(after.values()) < sum(before.values())
     objective.save(folder, {"before": before, "after": after, "documents": documents})
     record = Record(version, producer, documents, digest(decoder.adapters[name]))
-    studied = Studied(before, after, helps and adapters.publish(student.name, record), outcome)
-    shutil.rmtree(folder / "run", ignore_errors=True)  # a `forget` meanwhile has taken it
-    if not studied.published:
-        decoder.adapters.remove(name)
-        shutil.rmtree(folder, ignore_errors=True)
-    if studied.published or not helps:  # not where documents changed meanwhile: that study may be repeated
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / DONE).write_text(json.dumps(asdict(studied)), encoding="utf-8")
+    with collection.store.writing():  # so that no `forget` comes between the adapter's use and its record
+        studied = Studied(before, after, helps and adapters.publish(student.name, record), outcome)
+        shutil.rmtree(folder / "run", ignore_errors=True)  # a `forget` meanwhile has taken it
+        if not studied.published:
+            decoder.adapters.remove(name)
+            shutil.rmtree(folder, ignore_errors=True)
+        if studied.published or not helps:  # not where documents changed meanwhile: that study may be repeated
+            folder.mkdir(parents=True, exist_ok=True)
+            half = folder / f"{DONE}.part"
+            half.write_text(json.dumps(asdict(studied)), encoding="utf-8")
+            half.replace(folder / DONE)
     return studied
+
+
+def _done(folder: Path) -> Studied | None:
+    """What a finished study of this version gave; None where there was none, or its record is damaged."""
+    try:
+        return build(Studied, json.loads((folder / DONE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, PrereadError):
+        return None
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ class Library:
             UsageError: it was made with other settings.
         """
         kept = self.store.settings(name)
-        if not kept:
+        if not kept or not self.store.documents(name):
             return Collection(self, name, settings or Settings(self.model))
         made_with = build(Settings, kept["settings"])
         if settings is not None and settings != made_with:
@@ -193,6 +193,7 @@ class Collection:
         passage_keys = [{handle.name: key} for key in keys["passage"]] if "passage" in keys else [{}] * len(passages)
         document_keys = {handle.name: keys["document"][0]} if "document" in keys else {}
         with self.store.writing():
+            self._same_settings()
             before = {entry.source: entry for entry in self.documents()}.get(document.source)
             wanted = {key for own in keys.values() for key in own}
             change: Change = "replaced" if before else "added"
@@ -203,12 +204,13 @@ class Collection:
                     vectors = self.library.retriever.vectors(passages, advance)
                 for scope in handle.scopes:
                     memories.make(passages, scope)
-                if not self.store.settings(self.name):
+                if not self.documents():
                     settings = json.loads(json.dumps(asdict(self.settings), default=str))
                     self.store.configure(self.name, {"settings": settings, "adapters": {}})
+                old = self._keys_of(before) | {text_key(before.hash)} if before else set()
                 self.store.commit(self.name, document, passages, vectors, passage_keys, document_keys)
                 self.store.optimize()
-                self.store.collect()  # of a replaced document, what nothing else uses
+                self.store.discard(old)
         entry = self.entry(document.source)
         held = whole_document(memories, passages) if handle.scopes else []
         return Added(entry, change, positions(held), time.perf_counter() - start)
@@ -302,6 +304,17 @@ class Collection:
         best = best_passages(memories, [hit for hit in wider if hit.source == source], room)
         note = f"all of {hits[0].title} takes {positions(whole)} positions and {room} are free"
         return Context(best.memories, best.hits, [f"{note}: its best passages were read", *best.notes])
+
+    def _same_settings(self) -> None:
+        """Refuse to add to a collection that another made first, with other settings."""
+        kept = self.store.settings(self.name)
+        if kept and self.documents() and build(Settings, kept["settings"]) != self.settings:
+            raise UsageError(
+                expected=f"the settings that {self.name} was made with meanwhile: {kept['settings']}",
+                got=str(asdict(self.settings)),
+                consequence="Nothing was added.",
+                remedy="Open the collection again, or choose another one.",
+            )
 
     def _whole(self, entry: Entry, wanted: set[str]) -> bool:
         """Whether a document's memories and text are all stored, undamaged."""

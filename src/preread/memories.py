@@ -65,7 +65,7 @@ class Memories:
                 expected=f"memories by {expect.method} for base {expect.base[:12]} ({expect.settings})",
                 got=f"none of that kind, or damaged ones, for {len(missing)} of {len(keys)}",
                 consequence="Nothing was computed; memories of other weights mean nothing to these.",
-                remedy="Add the documents again, or use --method text.",
+                remedy="Add the documents again if they were not forgotten meanwhile, or use --method text.",
             )
         raw = self.store.payloads(keys)
         return [Memory.from_bytes(raw[key], expect) for key in keys]

@@ -36,7 +36,9 @@ def studied(result: Studied) -> str:
     if not result.outcome.finished:
         return f"stopped after {result.outcome.step} steps; the same command goes on"
     terms = ", ".join(f"{name} {result.before[name]:.3f} -> {value:.3f}" for name, value in result.after.items())
-    verdict = "the adapter is in use" if result.published else "it did not help, so the adapter is not used"
+    helps = sum(result.after.values()) < sum(result.before.values())
+    reason = "documents went or changed meanwhile: study again" if helps else "it did not help"
+    verdict = "the adapter is in use" if result.published else f"the adapter is not used: {reason}"
     return f"{result.outcome.step} steps in {result.outcome.seconds:.0f} s; held-out lessons: {terms}; {verdict}"
 
 

@@ -10,6 +10,7 @@ import yaml
 from preread.core.config import build, dump, load
 from preread.core.errors import UsageError
 from preread.lessons import StudyConfig
+from preread.methods.lloco.method import Lloco
 from preread.recipes import Recipe
 from preread.training.loop import TrainingConfig
 
@@ -53,3 +54,7 @@ def test_a_missing_or_broken_recipe_is_one_message(tmp_path):
     for path in (tmp_path / "none.yaml", tmp_path / "broken.yaml"):
         with pytest.raises(UsageError, match="YAML recipe"):
             load(TrainingConfig, path)
+
+
+def test_a_path_is_a_value_like_any_other():
+    assert build(Lloco, {"compressor": Path("some/folder")}).compressor == Path("some/folder")

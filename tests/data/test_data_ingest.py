@@ -383,3 +383,9 @@ def test_a_parser_that_fails_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setitem(READERS, ".html", broken)
     with pytest.raises(UnreadableDocument, match="no such parser"):
         read(path)
+
+
+def test_a_file_name_that_is_no_unicode_is_refused(tmp_path):
+    with pytest.raises(UnreadableDocument, match="a file name in Unicode") as caught:
+        read(tmp_path / "caf\udce9.txt")
+    str(caught.value).encode()

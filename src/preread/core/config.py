@@ -26,7 +26,7 @@ def build(kind: type[C], values: Mapping[str, Any], overrides: Iterable[str] = (
     Raises:
         UsageError: an unknown key (with the nearest known one), a value of the wrong type, or a bad override.
     """
-    tree: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(values))) or {}
+    tree: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_plain(dict(values)))) or {}
     for override in overrides:
         _set(tree, override)
     _refuse_unknown_keys(kind, tree, path="")

@@ -74,6 +74,9 @@ def read(path: Path) -> Document:
         UnreadableDocument: missing, empty, scanned, encrypted, corrupt, of an unknown suffix or not what the suffix
             says.
     """
+    if not str(path).isprintable() and any("\ud800" <= char <= "\udfff" for char in str(path)):
+        remedy = "Rename the file in Unicode."
+        raise _unreadable(Path(ascii(str(path))), "a file name in Unicode", "bytes that are not", remedy)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise _unreadable(

@@ -63,6 +63,13 @@ class Payloads:
             raise _broken(key, f"{len(content):,} bytes that differ from what was stored")
         return content
 
+    def remove(self, keys: set[str]) -> int:
+        """Remove payloads, those that are not there included; how many were."""
+        gone = [key for key in keys if self._file(key).exists()]
+        for key in gone:
+            self._file(key).unlink()
+        return len(gone)
+
     def keep_only(self, keys: set[str]) -> int:
         """Remove every other payload and what an interrupted `put` left behind; how many payloads went."""
         gone = 0

@@ -197,6 +197,11 @@ class Store:
             freed = max(0, before - self._folder.size())
             return Receipt(len(entries), sum(entry.passages for entry in entries), payloads, freed)
 
+    def discard(self, keys: set[str]) -> int:
+        """Remove those of the payloads that no passage names any more; how many."""
+        with self.writing():
+            return self._payloads.remove(keys - self._passages.keys())
+
     def collect(self) -> int:
         """Remove the payloads that no passage names; how many there were."""
         with self.writing():

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 
 from preread.core.config import dump
-from preread.core.errors import PrereadError
+from preread.core.errors import PrereadError, UsageError
 from preread.core.method import Objective
 from preread.core.progress import progress
 from preread.training import checkpoint
@@ -62,6 +62,16 @@ class TrainingConfig:
     save_every: int = 50
     minutes: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("accumulation", 1), ("save_every", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(
+                    expected=f"{name} of at least {least}",
+                    got=str(getattr(self, name)),
+                    consequence="Nothing was trained.",
+                    remedy="Correct it in the recipe or the override.",
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -98,7 +108,7 @@ def train(
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
-    recipe = dump(replace(config, minutes=None, save_every=0))  # what decides the numbers, and nothing else
+    recipe = dump(replace(config, minutes=None, save_every=1))  # what decides the numbers, and nothing else
     done = checkpoint.load(folder, recipe, parameters, optimizer)
     module, wrapped = accelerator.prepare(objective, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +116,7 @@ def train(
     start = time.perf_counter()
 
     def keep() -> None:
+        _require(folder)
         if accelerator.is_main_process:
             checkpoint.save(folder, done, recipe, parameters, optimizer)
 
@@ -119,6 +130,7 @@ def train(
                 group["lr"] = rate
             terms = _step(accelerator, module, wrapped, batches, config, done)
             done += 1
+            _require(folder)
             if accelerator.is_main_process:
                 line = {"step": done, "lr": rate, "seconds": time.perf_counter() - start, **terms}
                 with (folder / LOG).open("a", encoding="utf-8") as log:
@@ -156,6 +168,17 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: seen
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _require(folder: Path) -> None:
+    """Stop where the run's folder was taken away, as forgetting a document does with what may have learned it."""
+    if not folder.is_dir():
+        raise PrereadError(
+            expected=f"the run's folder {folder}",
+            got="nothing: it was removed while the run went on",
+            consequence="Training stopped and keeps nothing.",
+            remedy="Start it again; documents may have been forgotten meanwhile.",
+        )
 
 
 def _forget_lines(log: Path, done: int) -> None:

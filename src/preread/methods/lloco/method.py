@@ -114,6 +114,9 @@ class LlocoHandle(Handle):
         segments = max(-(-m.tokens // self.segment_tokens) if m.scope == "document" else 1 for m in memories)
         if segments > trained.segments:
             past.append(f"{segments} segments in a row (trained: {trained.segments})")
+        longest = max((m.tokens for m in memories if m.scope == "passage"), default=0)
+        if longest > trained.segment_tokens:
+            past.append(f"segments of {longest} tokens (trained: {trained.segment_tokens})")
         return (*notes, *(f"beyond the compressor's training: {what}" for what in past))
 
     @property
