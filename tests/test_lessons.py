@@ -205,7 +205,7 @@ def test_a_document_forgotten_during_a_study_stops_it(learned, log, monkeypatch)
         return batch(self, numbers)
 
     monkeypatch.setattr(Lessons, "batch", forget_then)
-    with pytest.raises(PrereadError, match="forgotten meanwhile|Add the documents again"):
+    with pytest.raises(PrereadError, match=r"forgotten meanwhile|Add the documents again"):
         learned.study(config=CONFIG)
     assert not list((learned.library.path / "adapters").rglob("*.safetensors"))
 
