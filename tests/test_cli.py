@@ -150,9 +150,16 @@ def test_bench_memory_prints_shares(run, tmp_path, tiny_decoder, monkeypatch):
     ]
     path = tmp_path / "set.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    code, out, _ = run("bench", "memory", "--data", str(path), "--ratio", "2", "--ratio", "4", "--json")
+    file = tmp_path / "result.json"
+    code, out, _ = run(
+        "bench", "memory", "--data", str(path), "--ratio", "2", "--ratio", "4", "--out", str(file), "--json"
+    )
     assert code == 0
     measured = json.loads(out)
+    result = json.loads(file.read_text())
+    assert result["rows"] == measured
+    assert result["command"].startswith("preread bench memory --data ")
+    assert {"commit", "device", "date", "weights"} <= result.keys()
     assert [row["questions"] for row in measured] == [2, 2]
     expected = (measured[0]["nothing"] - measured[0]["memory"]) / (measured[0]["nothing"] - measured[0]["text"])
     assert measured[0]["share"] == pytest.approx(expected)

@@ -6,6 +6,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -277,6 +278,9 @@ def memory(
     questions: Annotated[int, typer.Option(help="Questions a document.")] = 4,
     characters: Annotated[int, typer.Option(help="Longest document.")] = 8000,
     model: Annotated[str, typer.Option(help="Decoder: default, a folder or a hub id.")] = "default",
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the result, with what is needed to repeat it.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure how much of what a text tells the decoder its memory tells it, by the likelihood of reference answers.
@@ -284,15 +288,21 @@ def memory(
     Example: preread bench memory --data qa/fairytaleqa.val.jsonl.gz --ratio 4 --ratio 30
     """
     from preread import render
-    from preread.bench.recovery import exams, recovery
+    from preread.bench.recovery import exams, recovery, write
     from preread.core.config import build
+    from preread.core.provenance import commit
     from preread.models.loading import load
     from preread.settings import known
 
+    at = commit()  # before anything runs: the tree may change meanwhile
     decoder, chosen = load(model), exams(data, documents, questions, characters)
     options = {"compressor": str(compressor)} if compressor else {}
     rows = [recovery(decoder, build(known(method), {"ratio": tokens, **options}), chosen) for tokens in ratio]
-    _print([{**asdict(r), "share": r.share, "other_share": r.other_share} for r in rows], json_, render.recoveries)
+    table = [{**asdict(r), "share": r.share, "other_share": r.other_share} for r in rows]
+    if out is not None:
+        command = shlex.join(["preread", *sys.argv[1:]])
+        write(out, table, f"{method} on {decoder.name}, {decoder.note}", str(compressor or "as shipped"), command, at)
+    _print(table, json_, render.recoveries)
 
 
 def _unforeseen(error: Exception) -> int:

@@ -209,14 +209,22 @@ def study(collection: Collection, questions: Sequence[Question] = (), config: St
         return Studied(before, before, published=False, outcome=outcome)
     objective.eval()
     after = _loss(objective, held_out)
-    helps = sum(after.values()) < sum(before.values())
     objective.save(folder, {"before": before, "after": after, "documents": documents})
     record = Record(version, producer, documents, digest(decoder.adapters[name]))
+    studied = _conclude(collection, student.name, record, Studied(before, after, published=False, outcome=outcome))
+    if not studied.published:
+        decoder.adapters.remove(name)
+    return studied
+
+
+def _conclude(collection: Collection, method: str, record: Record, studied: Studied) -> Studied:
+    """Put the adapter in use if it helps, or remove its weights; and write down what the study gave."""
+    folder = collection.adapters.folder(method, record.version)
+    helps = sum(studied.after.values()) < sum(studied.before.values())
     with collection.store.writing():  # so that no `forget` comes between the adapter's use and its record
-        studied = Studied(before, after, helps and adapters.publish(student.name, record), outcome)
+        studied = replace(studied, published=helps and collection.adapters.publish(method, record))
         shutil.rmtree(folder / "run", ignore_errors=True)  # a `forget` meanwhile has taken it
         if not studied.published:
-            decoder.adapters.remove(name)
             shutil.rmtree(folder, ignore_errors=True)
         if studied.published or not helps:  # not where documents changed meanwhile: that study may be repeated
             folder.mkdir(parents=True, exist_ok=True)

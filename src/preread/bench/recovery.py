@@ -7,8 +7,10 @@ the memory of another document must close nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from preread.core.errors import UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle, Method
 from preread.core.progress import progress
+from preread.core.provenance import device
 from preread.core.types import Document, Prompt
 from preread.data.corpora import records
 from preread.data.passages import split
@@ -113,6 +116,30 @@ def recovery(decoder: Decoder, method: Method, exams: Sequence[Exam], passage_to
     count = sum(len(exam.questions) for exam in exams)
     means = {name: value / count for name, value in sums.items()}
     return Recovery(tokens / positions, **means, questions=count)
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]], what: str, weights: str, command: str, at: str) -> None:
+    """A measurement as a file of its own, with commit, device and command.
+
+    Args:
+        path: JSON file, replaced if it is there.
+        rows: one a ratio.
+        what: method and decoder.
+        weights: which trained weights.
+        command: what was typed.
+        at: commit of the code when the measurement began.
+    """
+    result = {
+        "what": f"share of the likelihood gap recovered, beside another document's memory: {what}",
+        "weights": weights,
+        "command": command,
+        "commit": at,
+        "device": device(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "rows": list(rows),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.inference_mode()
