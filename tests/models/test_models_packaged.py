@@ -138,7 +138,7 @@ def test_nothing_is_kept_of_a_conversion_that_broke_off(monkeypatch, package, pi
 
 
 def test_default_knows_its_capital_and_its_end(default_decoder):
-    prompt = default_decoder.frame("What is the capital of France?")[None]
+    prompt = default_decoder.frame("What is the capital of France?")[0][None]
     written = default_decoder.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20)[0]
     assert "Paris" in default_decoder.tokenizer.decode(written[prompt.shape[1] :])
     assert int(written[-1]) in default_decoder.end_ids

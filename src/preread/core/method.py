@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import Tensor, nn
 
 from preread.core.memory import Memory, Producer
-from preread.core.types import Passage, Prompt, Scope
+from preread.core.types import Passage, Prompt, Scope, Turn
 
 if TYPE_CHECKING:
     from preread.nn.hf import Decoder
@@ -87,8 +87,14 @@ class Handle(ABC):
         """
 
     @abstractmethod
-    def prompt(self, question: str, memories: Sequence[Memory], adapter: str | None = None) -> Prompt:
-        """The positions that put the question to the memories, in the order given."""
+    def prompt(
+        self,
+        question: str,
+        memories: Sequence[Memory],
+        adapter: str | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Prompt:
+        """The positions that put the question to the memories, in the order given, behind the turns before it."""
 
     @abstractmethod
     def objective(self, stage: str, **settings: Any) -> Objective:

@@ -114,23 +114,51 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyValues:
+    """Keys and values of some positions in every layer, as attention reads them.
+
+    Args:
+        keys: [L, K, N, E], rotated to where the positions stand in the prompt.
+        values: [L, K, N, E].
+        bias: [L, K, N] float32, added to the scaled scores of each key: a key that stands for several has their weight.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+    def __len__(self) -> int:
+        return self.keys.shape[2]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What the decoder reads: one sequence of positions.
 
     Args:
-        ids: [T] int64; `MEMORY` marks the positions that `embeds` fills, in order.
+        ids: [T] int64; `MEMORY` marks the positions that `embeds` or `kv` fills, in order.
         embeds: [N, D] vectors in the space of the decoder's input embeddings, or None.
+        kv: keys and values for the `MEMORY` positions, which then stand in one run, or None.
         adapter: name of the LoRA adapter to read it with, or None for the bare decoder.
+        positions: [T] int64, where each position stands for RoPE; None is 0, 1, 2, ...
+        shared: how many of the first positions other questions of the same memories begin with too, so that what was
+            computed of them may be kept.
     """
 
     ids: Tensor
     embeds: Tensor | None = None
+    kv: KeyValues | None = None
     adapter: str | None = None
+    positions: Tensor | None = None
+    shared: int = 0
 
     def __post_init__(self) -> None:
-        rows = 0 if self.embeds is None else len(self.embeds)
-        holes = int((self.ids == MEMORY).sum())
-        assert rows == holes, f"{rows} embeddings for {holes} memory positions"
+        rows = len(self.embeds) if self.embeds is not None else len(self.kv) if self.kv is not None else 0
+        holes = (self.ids == MEMORY).nonzero().flatten()
+        assert rows == len(holes), f"{rows} rows of memory for {len(holes)} memory positions"
+        assert self.embeds is None or self.kv is None, "a memory is embeddings or keys and values, not both"
+        assert self.kv is None or rows == 0 or int(holes[-1] - holes[0]) == rows - 1, "keys and values stand in one run"
+        assert self.positions is None or len(self.positions) == len(self.ids), "a position for each id"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -141,9 +169,19 @@ class Prompt:
         used = {"ids"}
         if self.embeds is not None:
             used.add("embeds")
+        if self.kv is not None:
+            used.add("kv")
         if self.adapter is not None:
             used.add("adapter")
         return frozenset(used)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question that was asked before in the same conversation, and the answer that was given."""
+
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)

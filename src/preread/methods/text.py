@@ -13,7 +13,7 @@ import torch
 from preread.core.errors import UsageError
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective
-from preread.core.types import Passage, Prompt, Scope, sha256
+from preread.core.types import Passage, Prompt, Scope, Turn, sha256
 from preread.nn.answering import AnswerObjective
 from preread.nn.hf import Decoder
 
@@ -54,10 +54,16 @@ class TextHandle(Handle):
         else:
             yield self._memory(tuple(chain.from_iterable(passage.ids for passage in passages)), scope)
 
-    def prompt(self, question: str, memories: Sequence[Memory], adapter: str | None = None) -> Prompt:
+    def prompt(
+        self,
+        question: str,
+        memories: Sequence[Memory],
+        adapter: str | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Prompt:
         """The passages' text, then the question."""
-        context = [memory.tensors["ids"].long() for memory in memories]
-        return Prompt(self.decoder.frame(question, context), adapter=adapter)
+        ids, shared = self.decoder.frame(question, [memory.tensors["ids"].long() for memory in memories], history)
+        return Prompt(ids, adapter=adapter, shared=shared)
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """Stage `adapter`: a LoRA that answers from the text, the baseline of every tuned method."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from preread.core.errors import UnsupportedModel
-from preread.core.types import MEMORY
+from preread.core.types import MEMORY, Turn
 from preread.nn.cache import PreallocatedCache
 from preread.nn.lora import Adapters
 
@@ -181,24 +181,35 @@ class Decoder:
             )
         return PreallocatedCache(config.num_hidden_layers, capacity)
 
-    def frame(self, question: str, context: Sequence[Tensor] = ()) -> Tensor:
-        """[T] int64: the chat template around a question, with pieces of context before it.
+    def frame(self, question: str, context: Sequence[Tensor] = (), history: Sequence[Turn] = ()) -> tuple[Tensor, int]:
+        """The chat template around a question, with pieces of context before the first turn.
 
         Args:
             question: the user's words.
-            context: [T_i] ids each, `MEMORY` where an embedding will stand. With none of them the result is the plain
-                prompt of the question alone, so that no memory means the base model.
+            context: [T_i] ids each, `MEMORY` where something else than a token will stand. With none of them the result
+                is the plain prompt of the conversation alone, so that no memory means the base model.
+            history: turns before this question.
+
+        Returns:
+            [T] int64, and how many of the first positions do not depend on the question or its history.
         """
-        template = self.tokenizer.chat_template
-        if template is None:
-            before, after = "Question: ", "\nAnswer:"
-        else:
-            turns = [{"role": "user", "content": SLOT}]
-            rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            before, _, after = str(rendered).partition(SLOT)
+        asked = [*(turn.question for turn in history), question]
+        before, *between, after = self._frame_around(len(history))
         pieces = [*context, self.tokens(INSTRUCTION)] if len(context) else []
-        start = self.start_ids if template is None else self.start_ids[:0]  # a template brings its own
-        return torch.cat([start, self._template(before), *pieces, self.tokens(question), self._template(after)])
+        start = self.start_ids if self.tokenizer.chat_template is None else self.start_ids[:0]  # else it brings its own
+        shared = [start, self._template(before), *pieces]
+        ids = [*shared, self.tokens(asked[0])]
+        for turn, words, answered, asking in zip(history, asked[1:], between[::2], between[1::2], strict=True):
+            ids += [self._template(answered), self.tokens(turn.answer), self._template(asking), self.tokens(words)]
+        return torch.cat([*ids, self._template(after)]), sum(map(len, shared))
+
+    def _frame_around(self, turns: int) -> list[str]:
+        """The template's text before the first question, between question and answer and so on, and after the last."""
+        if self.tokenizer.chat_template is None:
+            return ["Question: ", *["\nAnswer: ", "\n\nQuestion: "] * turns, "\nAnswer:"]
+        messages = [{"role": role, "content": SLOT} for role in ["user", "assistant"] * turns + ["user"]]
+        rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(rendered).split(SLOT)
 
     def tokens(self, text: str) -> Tensor:
         """[T] int64 token ids of a text; what looks like a special token in it is read as the characters it is."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from preread.core.errors import BeyondTraining, UsageError
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective
-from preread.core.types import MEMORY, Passage, Prompt, Scope, sha256
+from preread.core.types import MEMORY, Passage, Prompt, Scope, Turn, sha256
 from preread.methods.lloco.compressor import Compressor, CompressorConfig, summary_length
 from preread.methods.lloco.objective import CompressObjective
 from preread.nn.answering import AnswerObjective
@@ -147,13 +147,18 @@ class LlocoHandle(Handle):
         else:
             yield self._whole(chain.from_iterable(passage.ids for passage in passages))
 
-    def prompt(self, question: str, memories: Sequence[Memory], adapter: str | None = None) -> Prompt:
+    def prompt(
+        self,
+        question: str,
+        memories: Sequence[Memory],
+        adapter: str | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Prompt:
         """The summary embeddings in the order given, then the question."""
-        if not memories:
-            return Prompt(self.decoder.frame(question), adapter=adapter)
-        embeds = torch.cat([memory.tensors["embeds"] for memory in memories])
-        hole = torch.full((len(embeds),), MEMORY, dtype=torch.int64)
-        return Prompt(self.decoder.frame(question, [hole]), embeds, adapter)
+        embeds = torch.cat([memory.tensors["embeds"] for memory in memories]) if memories else None
+        holes = [torch.full((len(embeds),), MEMORY, dtype=torch.int64)] if embeds is not None else []
+        ids, shared = self.decoder.frame(question, holes, history)
+        return Prompt(ids, embeds, adapter=adapter, shared=shared)
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """`compress` trains the compressor, `adapter` a LoRA that reads its memories."""
