@@ -14,8 +14,9 @@ from typing import Any
 
 from preread.core.paths import data_home
 from preread.core.types import Answer, Sampling
+from preread.intake import Added
 from preread.lessons import Studied, StudyConfig
-from preread.library import Added, Collection, Library
+from preread.library import Collection, Library
 
 ASSETS = Path(__file__).parent / "assets" / "demo"
 BOOK = ASSETS / "the-call-of-the-wild.txt"

@@ -10,58 +10,35 @@ A library is a folder; a collection in it is a group of documents that share set
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from preread.adapters import CollectionAdapters
-from preread.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
+from preread.asking import ask
+from preread.context import Mode
 from preread.core.config import build
 from preread.core.errors import UsageError
 from preread.core.method import Handle
 from preread.core.paths import data_home
-from preread.core.progress import progress
-from preread.core.types import Answer, Citation, Hit, Sampling, Usage
-from preread.data.ingest import read
-from preread.data.passages import split
+from preread.core.types import Answer, Sampling
 from preread.data.questions import Question
-from preread.engines.base import Engine, Event, check
+from preread.engines.base import Engine
 from preread.engines.local import LocalEngine
+from preread.intake import Added, add
 from preread.lessons import Studied, StudyConfig, study
-from preread.memories import Memories
 from preread.models.loading import load
-from preread.nn.hf import INSTRUCTION, Decoder
+from preread.nn.hf import Decoder
 from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
 from preread.settings import Settings, known
-from preread.store.rows import Entry, text_key
+from preread.store.rows import Entry
 from preread.store.store import Receipt, Store
 
 WAIT_S = 600.0
 """Seconds that a write waits for another writer: about as long as a large document takes."""
-Change = Literal["added", "replaced", "unchanged"]
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What `add` did with one file.
-
-    Args:
-        entry: the document as the library has it now.
-        change: what happened.
-        positions: positions that its memories take, against `entry.tokens` of text.
-        seconds: how long it took.
-    """
-
-    entry: Entry
-    change: Change
-    positions: int
-    seconds: float
 
 
 class Library:
@@ -184,36 +161,7 @@ class Collection:
             UnreadableDocument: the file is not one.
             ResourceError: the disk is full.
         """
-        start = time.perf_counter()
-        document = read(Path(path))
-        passages = split(document, self.decoder.tokenizer, self.settings.passage_tokens)
-        handle = self.handle(self.settings.method)
-        memories = Memories(self.store, handle)
-        keys = {scope: memories.keys(passages, scope) for scope in handle.scopes}
-        passage_keys = [{handle.name: key} for key in keys["passage"]] if "passage" in keys else [{}] * len(passages)
-        document_keys = {handle.name: keys["document"][0]} if "document" in keys else {}
-        with self.store.writing():
-            self._same_settings()
-            before = {entry.source: entry for entry in self.documents()}.get(document.source)
-            wanted = {key for own in keys.values() for key in own}
-            change: Change = "replaced" if before else "added"
-            if before and before.hash == document.hash and self._whole(before, wanted):
-                change = "unchanged"
-            else:
-                with progress("indexing passages", len(passages)) as advance:
-                    vectors = self.library.retriever.vectors(passages, advance)
-                for scope in handle.scopes:
-                    memories.make(passages, scope)
-                if not self.documents():
-                    settings = json.loads(json.dumps(asdict(self.settings), default=str))
-                    self.store.configure(self.name, {"settings": settings, "adapters": {}})
-                old = self._keys_of(before) | {text_key(before.hash)} if before else set()
-                self.store.commit(self.name, document, passages, vectors, passage_keys, document_keys)
-                self.store.optimize()
-                self.store.discard(old)
-        entry = self.entry(document.source)
-        held = whole_document(memories, passages) if handle.scopes else []
-        return Added(entry, change, positions(held), time.perf_counter() - start)
+        return add(self, path)
 
     def forget(self, source: Path | str) -> Receipt:
         """Remove a document and every trace of it, the adapters that were taught from it included."""
@@ -245,36 +193,7 @@ class Collection:
         Raises:
             UsageError: the collection is empty, or an unknown method.
         """
-        self.require_documents()
-        sampling = sampling or Sampling()
-        handle, retriever = self.handle(method or self.settings.method), self.library.retriever.ready()
-        check(handle.needs, self.engine)
-        start = time.perf_counter()
-        hits = retriever.search(self.name, question, k)
-        adapter = self.adapters.attach(handle, self.decoder)
-        context = self._context(handle, question, hits, mode, sampling.max_tokens)
-        prompt = handle.prompt(question, context.memories, adapter)
-        waited = time.perf_counter() - start
-        pieces: list[str] = []
-        event: Event | None = None
-        for event in self.engine.generate([prompt], sampling):
-            pieces.append(event.text)
-            on_text(event.text)
-        assert event is not None
-        assert event.finish is not None
-        usage = Usage(
-            tokens_read=len(prompt),
-            tokens_of_source=sum(memory.tokens for memory in context.memories),
-            tokens_of_documents=sum(entry.tokens for entry in self.documents() if entry.source in context.sources),
-            tokens_written=event.tokens,
-            first_token_s=waited + event.first_token_s,
-            per_token_s=event.per_token_s,
-        )
-        citations = tuple(_citation(hit) for hit in context.hits[:k])
-        left = sum(entry.tokens for entry in self.documents()) - usage.tokens_of_source
-        unread = [f"{left:,} tokens of the collection were not read, neither as text nor as memory"] if left else []
-        notes = (*handle.caveats(context.memories), *self.adapters.caveats(handle), *context.notes, *unread)
-        return Answer("".join(pieces).strip(), handle.name, citations, usage, event.finish, notes)
+        return ask(self, question, method, mode, k, sampling, on_text)
 
     def study(self, questions: Sequence[Question] = (), config: StudyConfig | None = None) -> Studied:
         """Teach the collection's adapter to answer from its memories, or go on where an interrupted call stopped.
@@ -287,46 +206,3 @@ class Collection:
             UsageError: the collection is empty, or its method has no adapter stage.
         """
         return study(self, questions, config)
-
-    def _context(self, handle: Handle, question: str, hits: Sequence[Hit], mode: Mode | None, answer: int) -> Context:
-        """What the prompt will hold, leaving room for frame and answer, and what the reader must be told of it."""
-        frame = len(handle.prompt(question, [])) + len(self.decoder.tokens(INSTRUCTION))
-        room = self.decoder.window - frame - answer
-        memories = Memories(self.store, handle)
-        if (mode or ("document" if handle.scopes else "passages")) == "passages":
-            return best_passages(memories, hits, room)
-        source = hits[0].source
-        passages = [stored.passage for stored in self.store.passages(self.name, source)]
-        whole = whole_document(memories, passages)
-        if positions(whole) <= room:
-            return Context(whole, [hit for hit in hits if hit.source == source], [])
-        wider = self.library.retriever.search(self.name, question, MOST_PASSAGES)
-        best = best_passages(memories, [hit for hit in wider if hit.source == source], room)
-        note = f"all of {hits[0].title} takes {positions(whole)} positions and {room} are free"
-        return Context(best.memories, best.hits, [f"{note}: its best passages were read", *best.notes])
-
-    def _same_settings(self) -> None:
-        """Refuse to add to a collection that another made first, with other settings."""
-        kept = self.store.settings(self.name)
-        if kept and self.documents() and build(Settings, kept["settings"]) != self.settings:
-            raise UsageError(
-                expected=f"the settings that {self.name} was made with meanwhile: {kept['settings']}",
-                got=str(asdict(self.settings)),
-                consequence="Nothing was added.",
-                remedy="Open the collection again, or choose another one.",
-            )
-
-    def _whole(self, entry: Entry, wanted: set[str]) -> bool:
-        """Whether a document's memories and text are all stored, undamaged."""
-        return wanted <= self._keys_of(entry) and not self.store.missing(wanted | {text_key(entry.hash)})
-
-    def _keys_of(self, entry: Entry) -> set[str]:
-        stored = self.store.passages(self.name, entry.source)
-        return {key for passage in stored for key in passage.keys.values()} | set(entry.keys.values())
-
-
-def _citation(hit: Hit) -> Citation:
-    passage = hit.passage
-    return Citation(
-        passage.document, hit.title, hit.source, passage.place, passage.start, passage.end, hit.score, passage.text
-    )

@@ -9,8 +9,8 @@ from preread.core.types import Answer, Citation
 
 if TYPE_CHECKING:
     from preread.demo import Asked, Demo
+    from preread.intake import Added
     from preread.lessons import Studied
-    from preread.library import Added
     from preread.store.store import Receipt
 
 WIDTH = 100

@@ -138,7 +138,7 @@ def test_ctrl_c_ends_with_130_and_a_word(tmp_path):
 
 
 def test_the_readme_names_every_command():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert [command for command in COMMANDS if f"preread {command}" not in readme] == []
 
 

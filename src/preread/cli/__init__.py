@@ -1,0 +1,6 @@
+"""The command line: one call a command, results on stdout, progress and errors on stderr."""
+
+from preread.cli import documents, measures, questions
+from preread.cli.app import app, main
+
+__all__ = ["app", "documents", "main", "measures", "questions"]

@@ -1,0 +1,92 @@
+"""Training and measuring: `train`, `bench`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from preread.cli.app import JsonOption, SetOption, bench_app, emit, train_app
+
+
+@train_app.command()
+def compressor(
+    recipe: Annotated[Path, typer.Option(help="YAML recipe.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the result.")],
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a compressor by a recipe; the same command goes on where it stopped.
+
+    Example: preread train compressor --recipe recipes/lloco-compressor-first.yaml --data texts --out runs/first
+    """
+    from preread.core.config import load
+    from preread.recipes import Recipe, run
+
+    outcome = run(load(Recipe, recipe, set_ or []), data, out)
+    emit(outcome, json_, lambda o: f"step {o.step}, {'finished' if o.finished else 'stopped'}: {o.losses}")
+
+
+@bench_app.command()
+def cpu(
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    repeats: Annotated[int, typer.Option(help="Runs of each kind.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of text and embeddings.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Measure first token and decoding on this CPU: memory against text, the same engine, the same cache.
+
+    Example: preread bench cpu --out results/figures.jsonl
+    """
+    from preread import render
+    from preread.bench.figures import publish
+    from preread.bench.measure import cpu_figures
+    from preread.core.progress import progress
+    from preread.models.loading import load
+
+    with progress("measuring", repeats) as advance:
+        figures = cpu_figures(load("default", device="cpu"), seed, repeats, advance)
+    publish(figures, out)
+    emit([asdict(figure) for figure in figures], json_, render.figures)
+
+
+@bench_app.command()
+def memory(
+    data: Annotated[Path, typer.Option(help="Question set, JSON lines (.gz, .xz).")],
+    ratio: Annotated[list[float], typer.Option(help="May be repeated.")],
+    method: Annotated[str, typer.Option(help="A method that makes memories.")] = "lloco",
+    compressor: Annotated[Path | None, typer.Option(help="A compressor's folder; by default the shipped one.")] = None,
+    documents: Annotated[int, typer.Option(help="Documents.")] = 20,
+    questions: Annotated[int, typer.Option(help="Questions a document.")] = 4,
+    characters: Annotated[int, typer.Option(help="Longest document.")] = 8000,
+    model: Annotated[str, typer.Option(help="Decoder: default, a folder or a hub id.")] = "default",
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the result, with what is needed to repeat it.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure how much of what a text tells the decoder its memory tells it, by the likelihood of reference answers.
+
+    Example: preread bench memory --data qa/fairytaleqa.val.jsonl.gz --ratio 4 --ratio 30
+    """
+    from preread import render
+    from preread.bench.recovery import exams, recovery, write
+    from preread.core.config import build
+    from preread.core.provenance import commit
+    from preread.models.loading import load
+    from preread.settings import known
+
+    at = commit()  # before anything runs: the tree may change meanwhile
+    decoder, chosen = load(model), exams(data, documents, questions, characters)
+    options = {"compressor": str(compressor)} if compressor else {}
+    rows = [recovery(decoder, build(known(method), {"ratio": tokens, **options}), chosen) for tokens in ratio]
+    table = [{**asdict(r), "share": r.share, "other_share": r.other_share} for r in rows]
+    if out is not None:
+        command = shlex.join(["preread", *sys.argv[1:]])
+        write(out, table, f"{method} on {decoder.name}, {decoder.note}", str(compressor or "as shipped"), command, at)
+    emit(table, json_, render.recoveries)

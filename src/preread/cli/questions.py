@@ -1,0 +1,104 @@
+"""Questions: `ask`, `study`, `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from preread.cli.app import (
+    CollectionOption,
+    JsonOption,
+    LibraryOption,
+    SetOption,
+    app,
+    emit,
+    open_collection,
+    say,
+    write,
+)
+
+
+@app.command(name="study")
+def study_(
+    collection: CollectionOption = "default",
+    questions: Annotated[Path | None, typer.Option(help="Labelled questions, JSON lines.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this long; the next call goes on.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    set_: SetOption = None,
+    library: LibraryOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Teach the collection's adapter to answer from its memories.
+
+    Example: preread study --collection work --steps 200
+    """
+    from preread import render
+    from preread.core.config import build
+    from preread.data.questions import read
+    from preread.lessons import StudyConfig
+
+    short = {"training.minutes": minutes, "training.steps": steps}
+    overrides = [f"{key}={value}" for key, value in short.items() if value is not None] + (set_ or [])
+    target = open_collection(library, collection)
+    labelled = read(questions) if questions else []
+    emit(target.study(labelled, build(StudyConfig, {}, overrides)), json_, render.studied)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    collection: CollectionOption = "default",
+    method: Annotated[str | None, typer.Option(help="text or lloco; by default the collection's own.")] = None,
+    mode: Annotated[str | None, typer.Option(help="document or passages; by default what the memory allows.")] = None,
+    passages: Annotated[int, typer.Option(help="Passages to cite, and to read in mode passages.")] = 5,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is written.")] = False,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of the answer.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Smallest set of tokens with this probability.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes a drawn answer repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends the answer; may be repeated.")] = None,
+    library: LibraryOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Answer a question from a collection, with citations and what it cost.
+
+    Example: preread ask "Who may end the contract?" --collection work --stream
+    """
+    from preread import render
+    from preread.core.types import Sampling
+
+    sampling = Sampling(max_tokens, temperature, top_p, seed=seed, stop=tuple(stop or ()))
+    live = stream and not json_
+    answer = open_collection(library, collection).ask(
+        question, method, _mode(mode), passages, sampling, write if live else lambda _: None
+    )
+    emit(answer, json_, lambda a: ("\n" if live else f"{a.text}\n") + render.sources(a))
+
+
+@app.command(name="demo")
+def demo_(
+    steps: Annotated[int, typer.Option(help="Steps of study.")] = 30,
+    folder: Annotated[Path | None, typer.Option(help="Library of the demo.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Learn a shipped book, study it, and ask it three questions by two methods, side by side.
+
+    Example: preread demo
+    """
+    from preread import render
+    from preread.core.config import build
+    from preread.demo import demo
+    from preread.lessons import StudyConfig
+
+    config = build(StudyConfig, {}, [f"training.steps={steps}"])
+    emit(demo(config, say, folder), json_, render.demo)
+
+
+def _mode(mode: str | None) -> Any:
+    from preread.core.errors import UsageError
+
+    if mode not in (None, "document", "passages"):
+        raise UsageError("a mode (document, passages)", mode, "Nothing was asked.", "Choose one of the two.")
+    return mode
