@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # documents are read where no model library is loaded
+    from torch import Tensor
 
 MEMORY = -1
 """The id that marks a position of a prompt which an embedding fills instead of a token."""

@@ -1,0 +1,111 @@
+"""All the words of marked-up text, for books and office documents: nothing in them is surroundings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from preread.core.types import Mark
+from preread.data.readers.html import HEADINGS
+from preread.data.readers.reading import Reading, clean, short_enough
+
+UNSEEN = ("head", "script", "style", "template", "noscript", "rt", "rp")
+PARAGRAPHS = frozenset(HEADINGS) | {
+    *("address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl", "dt"),
+    *("fieldset", "figcaption", "figure", "footer", "form", "header", "hr", "main", "nav", "ol", "p", "pre"),
+    *("section", "summary", "table", "ul"),
+}
+LINES = frozenset({"br", "li", "tr"})
+CELLS = frozenset({"td", "th"})
+
+
+class Writer:
+    """Text that grows tree by tree, with a mark at every heading.
+
+    Paragraphs stand apart by an empty line, items of lists and rows of tables have a line each, and the cells of a
+    row are set off by ` | `, empty ones too.
+    """
+
+    def __init__(self) -> None:
+        self.marks: list[Mark] = []
+        self._parts: list[str] = []
+        self._length = 0
+        self._gap = ""  # what will stand before the next word: a space, one line break, or two
+        self._cells = self._pre = 0  # how deep inside these
+
+    @property
+    def next(self) -> int:
+        """Offset at which the next word will stand."""
+        return self._length + len(self._gap) if self._length else 0
+
+    def tree(self, root: Any) -> None:
+        """Append all that a tree of HTML shows.
+
+        Raises:
+            Refused: more text than is taken from a file.
+        """
+        from lxml import etree
+
+        etree.strip_tags(root, etree.Comment, etree.ProcessingInstruction)
+        etree.strip_elements(root, *UNSEEN, with_tail=False)
+        heading: tuple[int, int] | None = None  # offset, and number of the first part
+        self._part("\n\n")
+        for event, element in etree.iterwalk(root, events=("start", "end")):
+            tag = element.tag
+            if event == "start":
+                self._open(element)
+                if tag in HEADINGS:
+                    heading = (self.next, len(self._parts))
+                self._say(element.text or "")
+                continue
+            if heading and tag in HEADINGS:
+                if label := " ".join("".join(self._parts[heading[1] :]).split()):
+                    self.marks.append(Mark(heading[0], "section", label))
+                heading = None
+            self._close(tag)
+            if element is not root:
+                self._say(element.tail or "")
+        self._part("\n\n")
+
+    def reading(self, title: str) -> Reading:
+        """What was written; without a title of its own it has its first heading's."""
+        return Reading("".join(self._parts), tuple(self.marks), title or (self.marks[0].label if self.marks else ""))
+
+    def _open(self, element: Any) -> None:
+        tag = element.tag
+        if tag in PARAGRAPHS or tag in LINES:
+            self._part("\n\n" if tag in PARAGRAPHS else "\n")
+        if tag == "li":
+            self._say("- ")
+        if tag in CELLS:
+            if any(True for _ in element.itersiblings(*CELLS, preceding=True)):
+                self._say(" | ")
+            self._cells += 1
+        self._pre += tag == "pre"
+
+    def _close(self, tag: str) -> None:
+        self._cells -= tag in CELLS
+        self._pre -= tag == "pre"
+        if tag in PARAGRAPHS or tag in LINES:
+            self._part("\n\n" if tag in PARAGRAPHS else "\n")
+
+    def _part(self, gap: str) -> None:
+        """Set what follows apart, at least by `gap`; inside a cell nothing breaks the line."""
+        self._gap = max(self._gap, " " if self._cells else gap, key=lambda kind: (kind.count("\n"), len(kind)))
+
+    def _say(self, text: str) -> None:
+        text = clean(text)
+        if not text:
+            return
+        verbatim = self._pre and not self._cells
+        words = text.strip("\n") if verbatim else " ".join(text.split())
+        space = "\n" if verbatim else " "
+        if text[0] == "\n" or (text[0].isspace() and not verbatim):
+            self._part(space)
+        if words:
+            written = self._gap + words if self._length else words
+            self._parts.append(written)
+            self._length += len(written)
+            self._gap = ""
+            short_enough(self._length)
+        if text[-1] == "\n" or (text[-1].isspace() and not verbatim):
+            self._part(space)
