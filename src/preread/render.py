@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from preread.core.types import Answer, Citation
 
 if TYPE_CHECKING:
+    from preread.core.defaults import Chosen
     from preread.demo import Asked, Demo
     from preread.intake import Added
     from preread.lessons import Studied
@@ -118,6 +119,13 @@ def demo(result: Demo) -> str:
             lines += ["", *_shown(item, method, answer)]
     lines += ["", "=" * WIDTH, *_verdict(result)]
     return "\n".join(lines)
+
+
+def configuration(chosen: Mapping[str, Chosen], origin: bool) -> str:
+    """The table of `config show`."""
+    rows = [(key, "-" if c.value is None else str(c.value), c.origin if origin else "") for key, c in chosen.items()]
+    width = max(len(value) for _, value, _ in rows)
+    return "\n".join(f"{key:<12} {value:<{width}}  {where}".rstrip() for key, value, where in rows)
 
 
 def _shown(item: Asked, method: str, answer: Answer) -> list[str]:

@@ -17,21 +17,7 @@ from preread import cli
 from preread.settings import Settings
 
 COMMANDS = ["add", "study", "ask", "list", "show", "forget", "demo", "bench cpu", "bench memory", "train compressor"]
-
-
-@pytest.fixture
-def run(open_library, tmp_path, monkeypatch, capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
-    monkeypatch.setenv("PREREAD_LIBRARY", str(tmp_path / "library"))
-
-    def go(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["preread", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out = capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
-
-    return go
+COMMANDS += ["config show", "config path", "config set", "config unset"]
 
 
 def test_add_ask_list_show_forget(run, log):

@@ -1,23 +1,19 @@
-"""What every command shares: the apps, the common options, output, and errors as one message and an exit code."""
+"""What every command shares: the apps, the common options, their defaults, and output."""
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import json
-import os
 import sys
-import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.exceptions import TyperException
 
-from preread.core.errors import PrereadError, PrereadWarning
+from preread.cli import completion
+from preread.core.errors import PrereadError
 
 if TYPE_CHECKING:
     from preread.library import Collection
@@ -32,24 +28,58 @@ train_app = typer.Typer(help="Train what preread ships or you ship with it.", no
 app.add_typer(train_app, name="train")
 bench_app = typer.Typer(help="Measure, on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+models_app = typer.Typer(help="Models on this machine, and fetching them.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+config_app = typer.Typer(help="What commands take where no flag says otherwise.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
 
-INTERRUPTED = 130
-LibraryOption = Annotated[
-    Path | None, typer.Option("--library", envvar="PREREAD_LIBRARY", help="Folder of the library.")
+WITHOUT_DEFAULTS = {"config", "doctor"}
+"""They speak of the configuration, so a wrong one must not stop them."""
+
+LibraryOption = Annotated[Path | None, typer.Option("--library", help="Folder of the library.")]
+CollectionOption = Annotated[
+    str,
+    typer.Option("--collection", "-c", help="Name of the collection.", autocompletion=completion.collections),
 ]
-CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method", help="Who reads the documents; by default as the collection.", autocompletion=completion.methods
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, a line a result.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change one key, as a.b=value; may be repeated.")]
 
 
 @app.callback()
-def version(
+def common(
+    context: typer.Context,
     shown: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Let a language model read long documents once, ahead of time; ask a thousand times, cheaply."""
     if shown:
         sys.stdout.write(f"preread {importlib.metadata.version('preread')}\n")
         raise typer.Exit
+    if context.invoked_subcommand not in WITHOUT_DEFAULTS:
+        context.default_map = configured(context)
+
+
+def configured(context: typer.Context) -> dict[str, Any]:
+    """What was configured, as the defaults of each command's options of that name.
+
+    Measuring and training (`bench`, `train`) say everything on their own command line, so that a line repeats them.
+    """
+    from preread.core.defaults import resolve
+
+    said = {key: chosen.value for key, chosen in resolve().items() if chosen.origin != "default"}
+    commands: dict[str, Any] = getattr(context.command, "commands", {})
+    return {name: said for name, command in commands.items() if not hasattr(command, "commands")}
+
+
+def typed(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, rather than in the configuration or nowhere."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def open_collection(library: Path | None, name: str) -> Collection:
@@ -62,22 +92,12 @@ def open_collection(library: Path | None, name: str) -> Collection:
 def emit(result: Any, as_json: bool, human: Callable[[Any], str]) -> None:
     """A result on stdout: one JSON object, or text for people."""
     plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
-    sys.stdout.write(json.dumps(plain, default=str, ensure_ascii=False) if as_json else human(result))
-    sys.stdout.write("\n")
+    write((dumps(plain) if as_json else human(result)) + "\n")
 
 
-def _unforeseen(error: Exception) -> int:
-    """Say what went wrong where no error of ours was raised; its exit code."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        what = "disk" if full else "memory"
-        say(f"preread: out of {what} ({error}); what was stored is untouched. Free some, or take a smaller document.")
-        return 4
-    if os.environ.get("PREREAD_DEBUG"):
-        traceback.print_exc()
-    kind = "a file could not be used" if isinstance(error, OSError) else "something unforeseen happened"
-    say(f"preread: {kind}: {type(error).__name__}: {error}. Set PREREAD_DEBUG=1 to see where, and report it.")
-    return 1
+def dumps(plain: Any) -> str:
+    """One line of JSON, in letters where the terminal has them."""
+    return json.dumps(plain, default=str, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf"))
 
 
 def write(piece: str) -> None:
@@ -91,21 +111,12 @@ def say(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
-def main() -> None:
-    """Run the command line; every error a user can meet is one message and an exit code."""
-    warnings.filterwarnings("ignore")
-    warnings.filterwarnings("always", category=PrereadWarning)
-    warnings.showwarning = lambda message, *_args, **_kwargs: say(f"warning: {message}")
-    try:
-        code = app(standalone_mode=False) or 0
-    except PrereadError as error:
-        say(f"preread: {error}")
-        code = error.exit_code
-    except TyperException as error:  # a mistake on the command line itself
-        error.show()  # type: ignore[attr-defined]  # its subclasses have it, all of them
-        code = error.exit_code
-    except Exception as error:  # a stack trace never meets a user
-        code = _unforeseen(error)
-    if code == INTERRUPTED:  # typer makes this of Ctrl-C
-        say("preread: interrupted; what was finished is kept, and the same command goes on from there.")
-    sys.exit(code)
+def complain(error: PrereadError, as_json: bool, about: str = "preread") -> None:
+    """An error on stderr: one line for people, or one JSON object with its four parts."""
+    parts = {"expected": error.expected, "got": error.got, "consequence": error.consequence, "remedy": error.remedy}
+    report(type(error).__name__, f"{about}: {error}", error.exit_code, as_json, about=about, **parts)
+
+
+def report(kind: str, message: str, exit_code: int, as_json: bool, **parts: str) -> None:
+    """What went wrong, on stderr."""
+    say(dumps({"error": kind, "message": message, "exit_code": exit_code, **parts}) if as_json else message)

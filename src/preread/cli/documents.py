@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from preread.cli.app import CollectionOption, JsonOption, LibraryOption, app, emit, open_collection, say
+from preread.cli.app import CollectionOption, JsonOption, LibraryOption, app, complain, emit, open_collection, typed
 from preread.core.errors import PrereadError
 
 
 @app.command()
 def add(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="Files: .txt, .md, .html, .pdf.")],
     collection: CollectionOption = "default",
     library: LibraryOption = None,
@@ -32,21 +33,24 @@ def add(
 
     options = {k: v for k, v in {"ratio": ratio, "segments": segments}.items() if v is not None}
     settings = Settings(model=model or "default", options=options) if options or model else None
-    target = Library(library).collection(collection, settings)
+    opened = Library(library)
+    if opened.store.documents(collection) and not any(typed(context, name) for name in ("model", "ratio", "segments")):
+        settings = None  # what is configured is for new collections
+    target = opened.collection(collection, settings)
     failed: PrereadError | None = None
     for file in files:
         try:
             emit(target.add(file), json_, render.added)
         except PrereadError as error:  # one bad file does not stop the others
             failed = error
-            say(f"{file}: {error}")
+            complain(error, json_, about=str(file))
     if failed is not None:
         raise typer.Exit(failed.exit_code)
 
 
 @app.command(name="list")
 def list_(
-    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Only this one.")] = None,
+    only: Annotated[str | None, typer.Option("--collection", "-c", help="Only this one.")] = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -58,7 +62,7 @@ def list_(
     from preread.core.paths import data_home
     from preread.store.store import Store
 
-    entries = Store(library or data_home() / "library").documents(collection)
+    entries = Store(library or data_home() / "library").documents(only)
     emit([asdict(entry) for entry in entries], json_, render.entries)
 
 

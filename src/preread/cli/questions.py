@@ -11,6 +11,7 @@ from preread.cli.app import (
     CollectionOption,
     JsonOption,
     LibraryOption,
+    MethodOption,
     SetOption,
     app,
     emit,
@@ -50,7 +51,7 @@ def study_(
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     collection: CollectionOption = "default",
-    method: Annotated[str | None, typer.Option(help="text or lloco; by default the collection's own.")] = None,
+    method: MethodOption = None,
     mode: Annotated[str | None, typer.Option(help="document or passages; by default what the memory allows.")] = None,
     passages: Annotated[int, typer.Option(help="Passages to cite, and to read in mode passages.")] = 5,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is written.")] = False,

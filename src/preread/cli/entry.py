@@ -1,0 +1,82 @@
+"""`main`: run the command line; whatever goes wrong is one message and an exit code, never a stack trace."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import traceback
+import warnings
+
+from typer.exceptions import TyperException
+
+from preread.cli.app import app, complain, dumps, report, say
+from preread.core.errors import PrereadError, PrereadWarning
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line and exit.
+
+    With `--json` errors and warnings are JSON objects too, a line each, on stderr.
+    """
+    as_json = "--json" in sys.argv[1:]
+    _streams()
+    _warnings(as_json)
+    code = _run(as_json)
+    if code == INTERRUPTED:  # typer makes this of Ctrl-C
+        message = "preread: interrupted; what was finished is kept, and the same command goes on from there."
+        report("Interrupted", message, code, as_json)
+    sys.exit(code)
+
+
+def _run(as_json: bool) -> int:
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except PrereadError as error:
+        complain(error, as_json)
+        return error.exit_code
+    except TyperException as error:  # a mistake on the command line itself
+        if as_json:
+            report("UsageError", error.format_message(), error.exit_code, as_json)
+        else:
+            error.show()  # type: ignore[attr-defined]  # its subclasses have it, all of them
+        return error.exit_code
+    except Exception as error:  # a stack trace never meets a user
+        return _unforeseen(error, as_json)
+
+
+def _unforeseen(error: Exception, as_json: bool) -> int:
+    """Say what went wrong where no error of ours was raised; its exit code."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        what = "disk" if full else "memory"
+        remedy = "what was stored is untouched. Free some, or take a smaller document."
+        report("ResourceError", f"preread: out of {what} ({error}); {remedy}", 4, as_json)
+        return 4
+    if os.environ.get("PREREAD_DEBUG"):
+        traceback.print_exc()
+    kind = "a file could not be used" if isinstance(error, OSError) else "something unforeseen happened"
+    message = f"preread: {kind}: {type(error).__name__}: {error}. Set PREREAD_DEBUG=1 to see where, and report it."
+    report(type(error).__name__, message, 1, as_json)
+    return 1
+
+
+def _streams() -> None:
+    """A letter that the terminal does not have is spelt out, where Python would stop."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _warnings(as_json: bool) -> None:
+    """Our own warnings are lines of ours; those of libraries are not for users."""
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("always", category=PrereadWarning)
+
+    def show(message: Warning | str, category: type[Warning], *_args: object, **_kwargs: object) -> None:
+        say(dumps({"warning": category.__name__, "message": str(message)}) if as_json else f"warning: {message}")
+
+    warnings.showwarning = show
