@@ -5,6 +5,7 @@ The public names, loaded when they are first used, so that importing the package
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from preread.library import Collection, Library
     from preread.models.loading import load
     from preread.settings import Settings
+
+# transformers imports torchao wherever it is installed, and torchao then names each of its GPU kernels that this machine
+# does not have: nothing that a user of ours could act on.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 _WHERE = {
     "Answer": "preread.core.types",

