@@ -27,7 +27,7 @@ def open_archive(raw: bytes, what: str) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(BytesIO(raw))
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise Refused(f"{what}, whole", f"a corrupt one ({error})", DAMAGED) from error
+        raise Refused(f"{what} in one piece", f"a corrupt one ({error})", DAMAGED) from error
     size = sum(member.file_size for member in archive.infolist())
     if size > UNPACKED_MOST:
         most = f"{what} that unpacks to {megabytes(UNPACKED_MOST)} at most"
@@ -46,7 +46,7 @@ def member(archive: zipfile.ZipFile, name: str, what: str) -> bytes:
     try:
         return archive.read(name)
     except KeyError as error:
-        raise Refused(f"{what}, whole", f"one without its {name}", DAMAGED) from error
+        raise Refused(f"{what} in one piece", f"one without its {name}", DAMAGED) from error
 
 
 def xml(raw: bytes) -> Any:

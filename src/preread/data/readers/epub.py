@@ -12,10 +12,9 @@ from zipfile import ZipFile
 from preread.core.errors import PartlyRead
 from preread.core.types import Mark
 from preread.data.readers.archive import DAMAGED, dublin_core_title, member, open_archive, xml
-from preread.data.readers.html import declared
 from preread.data.readers.markup import Writer
 from preread.data.readers.reading import Reading, Refused, clean
-from preread.data.readers.text import decode
+from preread.data.readers.text import declared, decode
 
 BOOK = "a book (EPUB)"
 CONTAINER, ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
@@ -53,7 +52,7 @@ def _book(archive: ZipFile, chapters: list[str], names: dict[str, str], title: s
                 writer.marks.append(Mark(start, "section", names[chapter]))
     if missing := [posixpath.basename(chapter) for chapter in chapters if chapter not in there]:
         if len(missing) == len(chapters):
-            raise Refused(f"{BOOK}, whole", "one without any of its chapters", DAMAGED)
+            raise Refused(f"{BOOK} in one piece", "one without any of its chapters", DAMAGED)
         message = f"{len(missing)} of {len(chapters)} chapters are missing from the file: {', '.join(missing[:20])}"
         warnings.warn(message, PartlyRead, stacklevel=2)
     return writer.reading(title)

@@ -7,23 +7,22 @@ from copy import deepcopy
 from typing import Any
 
 from preread.core.types import Mark, sha256
+from preread.data.readers.markup import HEADINGS, Writer
 from preread.data.readers.reading import Reading, Refused, clean
-from preread.data.readers.text import decode
+from preread.data.readers.text import declared, decode
 
-META_CHARSET = re.compile(rb"<(?:meta[^>]+charset|\?xml[^>]+encoding)\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
-SHORT_PAGE, LEAST_OF_SHORT, LEAST_OF_LONG = 3000, 0.95, 0.4
-"""Characters of a short page, and the share of what is visible that the text found as a page's own must be."""
-HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-
-
-def declared(raw: bytes) -> str:
-    """The encoding that a page's own head or XML declaration names, or an empty string."""
-    found = META_CHARSET.search(raw[:4096])
-    return found[1].decode() if found else ""
+SHORT_PAGE = 3000
+"""Characters up to which a page is not cleaned: there cleaners take the page itself for surroundings."""
+LEAST, MOST = 0.4, 0.95
+"""Share of what is visible that a cleaner's text may be: under it too much was lost, over it nothing was in the way."""
+SURROUNDINGS = ("nav", "aside", "footer", "form")
 
 
 def html(raw: bytes, charset: str) -> Reading:
-    """A page's main text; its headings are its sections."""
+    """A page's own text without what surrounds it; all that is visible where that cannot be told apart.
+
+    Its headings are its sections, and no page loses all of them.
+    """
     from trafilatura import load_html
 
     page = clean(decode(raw, charset or declared(raw)))
@@ -33,9 +32,41 @@ def html(raw: bytes, charset: str) -> Reading:
     if tree is None:
         raise Refused("HTML", "something else", "Save it with the suffix of what it is.")
     title = clean(" ".join((tree.findtext(".//title") or "").split()))
+    found = _visible(tree)
+    if len(found.text) > SHORT_PAGE:
+        own = _own(tree, sha256(raw)[:8])
+        kept = _letters(own.text) / max(1, _letters(found.text))
+        if LEAST <= kept <= MOST and (own.marks or not found.marks):
+            found = own
+    return found._replace(title=title or (found.marks[0].label if found.marks else ""))
+
+
+def _letters(text: str) -> int:
+    """Letters and figures of a text, whatever sets them off."""
+    return len(re.sub(r"\W+", "", text))
+
+
+def _visible(tree: Any) -> Reading:
+    """All that a page shows but what it says is navigation and the like."""
+    page = deepcopy(tree)
+    for part in list(page.iter(*SURROUNDINGS)):
+        part.drop_tree()
+    writer = Writer()
+    writer.tree(page)
+    return writer.reading("")
+
+
+def _own(tree: Any, nonce: str) -> Reading:
+    """What a cleaner of web pages takes for a page's own text.
+
+    Args:
+        tree: the page; it is changed.
+        nonce: what no page can know beforehand, so that none can forge a heading.
+    """
+    from trafilatura import extract
+
     labels: list[str] = []
     # A tag at a block's start comes out at the same place in the extracted text, whatever is left out there.
-    nonce = sha256(raw)[:8]  # so that no page can hold the tag
     for block in tree.iter(*HEADINGS, "p"):
         number = ""
         if block.tag in HEADINGS:
@@ -43,7 +74,7 @@ def html(raw: bytes, charset: str) -> Reading:
             labels.append(clean(" ".join(block.text_content().split())))
         if number or block.getparent() is None or block.getparent().tag not in ("li", "td", "th", "dd"):
             block.text = f"⟦{nonce}.{number}⟧{clean(block.text or '')}"
-    extracted = _main_text(tree)
+    extracted = clean(extract(tree, include_comments=False, favor_recall=True) or "")
     pieces = re.split(rf"\s*⟦{nonce}\.(\d*)⟧\s*", extracted)  # text, number, text, number, ..., text
     parts, length, marks = [pieces[0]], len(pieces[0]), []
     for number, piece in zip(pieces[1::2], pieces[2::2], strict=True):
@@ -53,24 +84,7 @@ def html(raw: bytes, charset: str) -> Reading:
             marks.append(Mark(length, "section", labels[int(number)]))
         parts += gap, piece
         length += len(piece)
-    return Reading("".join(parts), tuple(marks), title or (marks[0].label if marks else ""))
-
-
-def _main_text(tree: Any) -> str:
-    """The page's own text without what surrounds it; all that is visible where that cannot be told apart.
-
-    Short pages are where cleaners err: there nearly everything must have been kept, or nothing is cleaned but what is
-    marked as navigation and the like.
-    """
-    from trafilatura import extract, html2txt
-
-    page = deepcopy(tree)
-    for part in list(page.iter("nav", "aside", "footer", "form", "script", "style", "noscript", "template")):
-        part.drop_tree()
-    visible = clean(html2txt(page))
-    own = clean(extract(tree, include_comments=False, favor_recall=True) or "")
-    least = LEAST_OF_SHORT if len(visible) < SHORT_PAGE else LEAST_OF_LONG
-    return own if len(own) >= least * len(visible) else visible
+    return Reading("".join(parts), tuple(marks))
 
 
 def mhtml(raw: bytes, _charset: str) -> Reading:

@@ -64,7 +64,7 @@ def as_labelled(raw: bytes, suffix: str) -> None:
     kind = kind_of(raw, suffix)
     if kind is None or kind.suffix == suffix or (kind.suffix in (".txt", ".html") and suffix not in BINARY):
         return
-    expected = f"{BINARY.get(suffix, 'text')}, as its suffix says"
+    expected = f"{BINARY.get(suffix, 'text')} (as its suffix says)"
     remedy = f"Rename it to end in {kind.suffix} and add that." if kind.suffix else kind.remedy
     raise Refused(expected, kind.what, remedy)
 

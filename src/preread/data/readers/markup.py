@@ -1,13 +1,13 @@
-"""All the words of marked-up text, for books and office documents: nothing in them is surroundings."""
+"""All the words of marked-up text, with the marks of its headings: for books, office documents and short pages."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from preread.core.types import Mark
-from preread.data.readers.html import HEADINGS
 from preread.data.readers.reading import Reading, clean, short_enough
 
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 UNSEEN = ("head", "script", "style", "template", "noscript", "rt", "rp")
 PARAGRAPHS = frozenset(HEADINGS) | {
     *("address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl", "dt"),
@@ -30,7 +30,8 @@ class Writer:
         self._parts: list[str] = []
         self._length = 0
         self._gap = ""  # what will stand before the next word: a space, one line break, or two
-        self._cells = self._pre = 0  # how deep inside these
+        self._cells = self._items = self._pre = 0  # how deep inside these
+        self._lead = False  # after the dash of a list's item: its first paragraph stands beside it
 
     @property
     def next(self) -> int:
@@ -72,10 +73,11 @@ class Writer:
 
     def _open(self, element: Any) -> None:
         tag = element.tag
-        if tag in PARAGRAPHS or tag in LINES:
-            self._part("\n\n" if tag in PARAGRAPHS else "\n")
+        self._break(tag)
         if tag == "li":
+            self._items += 1
             self._say("- ")
+            self._lead = True
         if tag in CELLS:
             if any(True for _ in element.itersiblings(*CELLS, preceding=True)):
                 self._say(" | ")
@@ -84,13 +86,20 @@ class Writer:
 
     def _close(self, tag: str) -> None:
         self._cells -= tag in CELLS
+        self._items -= tag == "li"
         self._pre -= tag == "pre"
+        self._lead = self._lead and tag != "li"
+        self._break(tag)
+
+    def _break(self, tag: str) -> None:
         if tag in PARAGRAPHS or tag in LINES:
-            self._part("\n\n" if tag in PARAGRAPHS else "\n")
+            self._part("\n\n" if tag in PARAGRAPHS and not self._items else "\n")
 
     def _part(self, gap: str) -> None:
-        """Set what follows apart, at least by `gap`; inside a cell nothing breaks the line."""
-        self._gap = max(self._gap, " " if self._cells else gap, key=lambda kind: (kind.count("\n"), len(kind)))
+        """Set what follows apart, at least by `gap`; inside a cell, and after a dash, nothing breaks the line."""
+        self._gap = max(
+            self._gap, " " if self._cells or self._lead else gap, key=lambda kind: (kind.count("\n"), len(kind))
+        )
 
     def _say(self, text: str) -> None:
         text = clean(text)
@@ -105,7 +114,7 @@ class Writer:
             written = self._gap + words if self._length else words
             self._parts.append(written)
             self._length += len(written)
-            self._gap = ""
+            self._gap, self._lead = "", False
             short_enough(self._length)
         if text[-1] == "\n" or (text[-1].isspace() and not verbatim):
             self._part(space)

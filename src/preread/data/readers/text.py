@@ -26,6 +26,7 @@ WIDER = {
     "big5": "big5hkscs",
 }
 """What pages that declare an encoding are in fact written in (WHATWG Encoding Standard, names and labels)."""
+CHARSET = re.compile(rb"<(?:meta[^>]+charset|\?xml[^>]+encoding)\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
 
 ROMAN = r"(?=[IVXLC])C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 NUMBERED = rf"(?:CHAPTER|Chapter|BOOK|Book|PART|Part|VOLUME|Volume)[ ]+(?:{ROMAN}|\d{{1,3}})"
@@ -88,7 +89,7 @@ def markdown(raw: bytes, charset: str) -> Reading:
     return Reading(text, tuple(marks), named or (marks[0].label if marks else ""))
 
 
-def decode(raw: bytes, declared: str = "") -> str:
+def decode(raw: bytes, charset: str = "") -> str:
     """Text by byte order mark, else by what is declared, else UTF-8, else the likeliest encoding.
 
     Raises:
@@ -96,8 +97,8 @@ def decode(raw: bytes, declared: str = "") -> str:
     """
     encodings = [name for mark, name in BYTE_ORDER_MARKS if raw.startswith(mark)][:1]
     if not encodings and b"\0" in raw:
-        raise Refused("text, as its suffix says", "binary data", "Check that this is the right file.")
-    for encoding in encodings or [*_known(declared), "utf-8"]:
+        raise Refused("text (as its suffix says)", "binary data", "Check that this is the right file.")
+    for encoding in encodings or [*_known(charset), "utf-8"]:
         try:
             text = raw.decode(encoding)
         except (UnicodeError, LookupError):
@@ -115,9 +116,15 @@ def decode(raw: bytes, declared: str = "") -> str:
     return text
 
 
-def _known(declared: str) -> list[str]:
+def declared(raw: bytes) -> str:
+    """The encoding that a page's own head or XML declaration names, or an empty string."""
+    found = CHARSET.search(raw[:4096])
+    return found[1].decode() if found else ""
+
+
+def _known(charset: str) -> list[str]:
     try:
-        name = codecs.lookup(declared).name
+        name = codecs.lookup(charset).name
     except (LookupError, ValueError):
         return []
     return [WIDER.get(name, name)]
