@@ -35,7 +35,8 @@ from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
 from preread.settings import Settings, known
 from preread.store.rows import Entry
-from preread.store.store import Receipt, Store
+from preread.store.receipt import Receipt
+from preread.store.store import Store
 
 WAIT_S = 600.0
 """Seconds that a write waits for another writer: about as long as a large document takes."""

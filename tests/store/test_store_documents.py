@@ -179,7 +179,7 @@ def test_a_document_that_is_not_there(store: Store) -> None:
     with pytest.raises(UsageError, match="a document"):
         store.forget("c", "a")
     with pytest.raises(UsageError, match="a collection"):
-        store.forget("c")
+        store.forget("c", None)
 
 
 def test_a_newer_library_and_a_strange_folder_are_left_alone(store: Store, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from preread.core.errors import FingerprintMismatch, IntegrityError, LibraryBusy, UsageError
 from preread.core.types import sha256
-from preread.store.faults import room
+from preread.store.faults import replace, room, settle
 
 FORMAT = "preread-library"
 SCHEMA = 1
@@ -178,8 +178,7 @@ class Folder:
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
     """JSON, in whole or not at all."""
-    aside = file.with_name(f"{file.name}.part")
     with room(file.name):
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(content))
-        aside.replace(file)
+        replace(file, json.dumps(content).encode())
+        settle([file.parent, file.parent.parent])

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 
 from preread.core.errors import FingerprintMismatch
 from preread.core.types import Document, Hit, Passage
-from preread.store.faults import room
+from preread.store.faults import room, settle
 from preread.store.rows import ENTRY, PASSAGE, Entry, Stored, entry, passage, table_of, text_key
 
 TABLE = "passages"
@@ -38,11 +40,17 @@ class PassageTable:
     """
 
     def __init__(self, folder: Path) -> None:
-        os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else the index warns on stderr
-        import lancedb
-
-        self._database = lancedb.connect(folder, read_consistency_interval=timedelta(0))
+        self._folder, self._files = folder, folder / f"{TABLE}.lance"
         self._opened: Any = None
+        self._settled: set[Path] = set()
+
+    @property
+    def version(self) -> list[tuple[str, int, int]]:
+        """What stands for the table's newest commit, without opening it: equal versions, equal rows."""
+        with suppress(FileNotFoundError), os.scandir(self._files / "_versions") as manifests:
+            stats = [(file.name, file.stat()) for file in manifests]
+            return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+        return []
 
     def replace(
         self,
@@ -60,44 +68,52 @@ class PassageTable:
             if table is None:  # not `or`: an empty table is falsy
                 table = self._create(rows.schema)
             _expect_width(table, vectors.shape[1])
-            mine = _where(collection, document.source)
+            mine = _where(collection, [document.source])
             if table.search().where(mine).select(["index"]).limit(1).to_arrow().num_rows == 0:
                 table.add(rows)
-                return
-            merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.when_not_matched_by_source_delete(mine).execute(rows)
+            else:
+                merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.when_not_matched_by_source_delete(mine).execute(rows)
+            self._settle()
 
-    def delete(self, collection: str, source: str | None) -> None:
-        """Take one document, or all of a collection, out of every reader's sight; `scrub` clears the disk."""
-        if (table := self._table()) is not None:
+    def delete(self, collection: str, sources: Sequence[str] | None) -> None:
+        """Take some documents, or all of a collection, out of every reader's sight; `scrub` clears the disk."""
+        if sources != [] and (table := self._table()) is not None:
             with room("the deletion"):
-                table.delete(_where(collection, source))
+                table.delete(_where(collection, sources))
 
     def entries(self, collection: str | None, source: str | None = None) -> list[Entry]:
         """The documents, ordered by collection and source."""
         from lancedb.expr import col, lit
 
         first = col("index") == lit(0)
-        where = first if collection is None else first & _where(collection, source)
+        where = first if collection is None else first & _where(collection, None if source is None else [source])
         rows = self._read(lambda table: table.search().where(where).select(list(ENTRY)).to_arrow())
         entries = [entry(row) for row in rows]
         return sorted(entries, key=lambda entry: (entry.collection, entry.source))
 
     def passages(self, collection: str, source: str) -> list[Stored]:
         """The passages of one document, in order."""
-        where, columns = _where(collection, source), [*PASSAGE, "keys"]
+        where, columns = _where(collection, [source]), [*PASSAGE, "keys"]
         rows = self._read(lambda table: table.search().where(where).select(columns).to_arrow())
         return sorted(
             (Stored(passage(row), json.loads(row["keys"])) for row in rows), key=lambda one: one.passage.index
         )
 
-    def keys(self) -> set[str]:
-        """Every payload key that a row names."""
-        rows = self._read(lambda table: table.search().select(["keys", "document_keys", "document"]).to_arrow())
-        named = {text for row in rows for text in (row["keys"], row["document_keys"])}
-        return {key for text in named for key in json.loads(text).values()} | {
-            text_key(row["document"]) for row in rows
-        }
+    def keys(self, collection: str | None = None) -> dict[tuple[str, str], set[str]]:
+        """Every payload key that rows name, by collection and source."""
+        columns = ["collection", "source", "keys", "document_keys", "document"]
+
+        def query(table: Any) -> Any:
+            search = table.search() if collection is None else table.search().where(_where(collection))
+            return search.select(columns).to_arrow()
+
+        named: dict[tuple[str, str], set[str]] = {}
+        for row in self._read(query):
+            own = named.setdefault((row["collection"], row["source"]), set())
+            own |= {text_key(row["document"]), *json.loads(row["keys"]).values()}
+            own |= set(json.loads(row["document_keys"]).values())
+        return named
 
     def nearest(self, collection: str, vector: np.ndarray, k: int) -> list[Hit]:
         """The k passages with the largest cosine to a [d] vector; the score is that cosine."""
@@ -141,9 +157,25 @@ class PassageTable:
                 table.update(where="true", values_sql={"place": "place"})
                 _index(table, anew=True)
                 _prune(table)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Have the commit outlast a power cut: Lance writes files once and leaves it to the system when."""
+        files = {self._files, *self._files.rglob("*")}
+        new = files - self._settled
+        settle(new | {path.parent for path in new})
+        self._settled = files
+
+    @cached_property
+    def _database(self) -> Any:
+        """Connected on first use: the import takes a second, and what only lists documents can do without it."""
+        os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else the index warns on stderr
+        import lancedb
+
+        return lancedb.connect(self._folder, read_consistency_interval=timedelta(0))
 
     def _table(self) -> Any:
-        if self._opened is None:
+        if self._opened is None and self._files.exists():
             try:
                 self._opened = self._database.open_table(TABLE)
             except ValueError as error:
@@ -171,11 +203,13 @@ class PassageTable:
         raise AssertionError("the last try returns or raises")
 
 
-def _where(collection: str, source: str | None = None) -> Any:
+def _where(collection: str, sources: Sequence[str] | None = None) -> Any:
     from lancedb.expr import col, lit
 
     where = col("collection") == lit(collection)
-    return where if source is None else where & (col("source") == lit(source))
+    if sources is None:
+        return where
+    return where & col("source").isin([lit(source) for source in sources])
 
 
 def _expect_width(table: Any, width: int) -> None:

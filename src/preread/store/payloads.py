@@ -7,12 +7,13 @@ whatever else the library holds, and can be removed on a full disk; a table woul
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from preread.core.errors import IntegrityError
-from preread.store.faults import room
+from preread.store.faults import replace, room, settle
 
 _DIGEST_BYTES = 32
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -22,31 +23,30 @@ class Payloads:
     """The payloads below one folder; every file is the SHA-256 of its content, then the content."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def missing(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys that are not stored, or are damaged and must be made again."""
         return {key for key in keys if not self._whole(key)}
 
     def put(self, payloads: Mapping[str, bytes]) -> None:
-        """Store what is not stored yet; each payload becomes visible whole, in the order given.
+        """Store what is not stored yet; each payload becomes visible whole, in the order given, and outlasts the call.
 
         Raises:
             ResourceError: the disk is full; the payloads before that point are stored.
         """
+        folders = set()
         for key, content in payloads.items():
             if self._whole(key):
                 continue
             file = self._file(key)
-            aside = file.with_suffix(".part")
             with room(f"a payload of {len(content):,} bytes"):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    aside.write_bytes(hashlib.sha256(content).digest() + content)
-                    aside.replace(file)
-                except OSError:
-                    aside.unlink(missing_ok=True)
-                    raise
+                if not file.parent.exists():
+                    file.parent.mkdir(parents=True)
+                    folders |= {self.folder, self.folder.parent}
+                replace(file, hashlib.sha256(content).digest() + content)
+                folders.add(file.parent)
+        settle(folders)
 
     def get(self, key: str) -> bytes:
         """The content, bit for bit.
@@ -62,6 +62,14 @@ class Payloads:
         if hashlib.sha256(content).digest() != digest:
             raise _broken(key, f"{len(content):,} bytes that differ from what was stored")
         return content
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every stored payload by key, without reading any."""
+        found = {}
+        for folder in self.folder.glob("??"):
+            with os.scandir(folder) as files:
+                found |= {file.name: file.stat().st_size - _DIGEST_BYTES for file in files}
+        return found
 
     def remove(self, keys: set[str]) -> int:
         """Remove payloads, those that are not there included; how many were."""
@@ -87,11 +95,11 @@ class Payloads:
         return True
 
     def _files(self) -> Iterator[Path]:
-        return (file for file in self._folder.glob("*/*") if file.is_file())
+        return (file for file in self.folder.glob("*/*") if file.is_file())
 
     def _file(self, key: str) -> Path:
         assert _KEY.fullmatch(key), f"{key!r} is not a hex SHA-256"
-        return self._folder / key[:2] / key
+        return self.folder / key[:2] / key
 
 
 def _broken(key: str, got: str) -> IntegrityError:

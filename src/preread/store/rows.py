@@ -65,6 +65,11 @@ def text_key(document: str) -> str:
     return sha256("document", document)
 
 
+def row_name(collection: str, source: str) -> str:
+    """What the ids of a document's rows begin with; no other document's do."""
+    return sha256(collection, source)
+
+
 def passage(row: Mapping[str, Any]) -> Passage:
     """The passage of a row that has the columns `PASSAGE`."""
     columns: dict[str, Any] = {name: row[name] for name in PASSAGE}
@@ -127,7 +132,7 @@ def table_of(
         "document_passages": len(passages),
         "added": datetime.now(UTC),
     }
-    name = sha256(collection, document.source)
+    name = row_name(collection, document.source)
     rows = [
         {
             **same,

@@ -5,9 +5,12 @@
       collections/     settings of each collection
       passages.lance/  the passages table; its commits decide which documents are there
       payloads/        memories and full texts, named by what they were made of
+      documents.json   a copy of the table's documents, for listing them quickly
+      jobs.sqlite      what is being read or could not be, and what each source file was like
 
 Payloads are written first, the commit of the rows second: a process that dies in between leaves payloads that
-no row names, which a repeated `add` finds again (`missing`) and `collect` removes.
+no row names, which a repeated `add` finds again (`missing`) and `collect` removes. What returned outlasts a kill at
+any moment, and a power cut where the disk keeps what it was told to keep (fsync).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +26,13 @@ import numpy as np
 
 from preread.core.errors import IntegrityError, UsageError
 from preread.core.types import Document, Hit, Mark, Passage
+from preread.store.catalog import Catalog
 from preread.store.folder import Folder
+from preread.store.jobs import Jobs, Seen
 from preread.store.passages import PassageTable
 from preread.store.payloads import Payloads
-from preread.store.rows import Entry, Stored, text_key
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What was forgotten.
-
-    Args:
-        documents: how many documents.
-        passages: how many passages they had.
-        payloads: how many payloads went, orphans of earlier interruptions included.
-        bytes_freed: by how much the library's folder shrank.
-    """
-
-    documents: int
-    passages: int
-    payloads: int
-    bytes_freed: int
+from preread.store.receipt import Receipt, search
+from preread.store.rows import Entry, Stored, row_name, text_key
 
 
 class Store:
@@ -64,6 +53,8 @@ class Store:
         self._folder = Folder(path, wait_s)
         self._passages = PassageTable(path)
         self._payloads = Payloads(path / "payloads")
+        self._catalog = Catalog(path)
+        self.jobs = Jobs(path)
         self._unfinished = path / "forgetting"
 
     @contextmanager
@@ -109,6 +100,7 @@ class Store:
         vectors: np.ndarray,
         keys: Sequence[Mapping[str, str]],
         document_keys: Mapping[str, str],
+        seen: Seen | None = None,
     ) -> None:
         """Add the document, or replace that of the same collection and source, at one instant for all.
 
@@ -119,6 +111,7 @@ class Store:
             vectors: [n, d] one vector a passage.
             keys: for each passage, the payload key of each method's memory.
             document_keys: payload key of each method's memory of the whole document.
+            seen: what the source file was like.
 
         Raises:
             IntegrityError: a named payload is not stored.
@@ -142,11 +135,16 @@ class Store:
                     remedy="Add the document again.",
                 )
             self._payloads.put({text_key(document.hash): json.dumps(text).encode()})
+            if seen is not None:  # before the commit: it counts from the commit on
+                self.jobs.note([seen])
             self._passages.replace(collection, document, passages, vectors, keys, document_keys)
+            self.jobs.settle(collection, document.source, document.hash)
 
     def documents(self, collection: str | None = None) -> list[Entry]:
         """The documents of one collection, or of all, by collection and source."""
-        return self._passages.entries(collection)
+        if (copied := self._catalog.read(self._passages.version)) is None:
+            return self._passages.entries(collection)
+        return [entry for entry in copied if collection in (None, entry.collection)]
 
     def document(self, collection: str, source: str) -> Document:
         """A document as it was committed: text, title and marks.
@@ -166,6 +164,11 @@ class Store:
         """The passages of one document, in order; empty where there is no such document."""
         return self._passages.passages(collection, source)
 
+    def stored(self, collection: str) -> tuple[dict[str, set[str]], dict[str, int]]:
+        """Payload keys that each document names, by source, and the bytes of every payload there is, by key."""
+        named = self._passages.keys(collection)
+        return {source: keys for (_, source), keys in named.items()}, self._payloads.sizes()
+
     def nearest(self, collection: str, vector: np.ndarray, k: int) -> list[Hit]:
         """The k passages of the collection nearest to a [d] vector; the score is the cosine."""
         return self._passages.nearest(collection, vector, k)
@@ -174,43 +177,56 @@ class Store:
         """The k passages of the collection that match any text best; the score is BM25."""
         return self._passages.matching(collection, words, k)
 
-    def forget(self, collection: str, source: str | None = None) -> Receipt:
-        """Remove a document, or a whole collection with its settings, and every trace of it in the folder.
+    def forget(self, collection: str, sources: str | Sequence[str] | None) -> Receipt:
+        """Remove documents, or with None a whole collection with its settings, and every trace of them in the folder.
 
         Rewrites the passages table (7 s for 100,000 passages on two cores). A killed `forget` is finished by
         the next write.
 
         Raises:
             UsageError: there is no such document or collection.
-            ResourceError: the disk is full; the document is out of sight, and the next write clears the disk.
+            ResourceError: the disk is full; the documents are out of sight, and the next write clears the disk.
+            IntegrityError: something of them is left in the folder.
         """
+        names = None if sources is None else [sources] if isinstance(sources, str) else list(dict.fromkeys(sources))
         with self.writing():
-            entries = self._passages.entries(collection, source)
-            if not entries and (source is not None or self._folder.settings(collection) is None):
-                raise _no_document(collection, source)
+            held = {entry.source: entry for entry in self.documents(collection)}
             before = self._folder.size()
+            known = held.keys() | {work.source for work in self.jobs.work(collection)}
+            if absent := [name for name in names or () if name not in known]:
+                raise _no_document(collection, absent[0])
+            if names is None and not known and self._folder.settings(collection) is None:
+                raise _no_document(collection, None)
+            gone = [entry for entry in held.values() if names is None or entry.source in names]
+            self.jobs.forget(collection, names)
             self._unfinished.touch()
-            self._passages.delete(collection, source)
-            if source is None:
+            self._passages.delete(collection, [entry.source for entry in gone])
+            if names is None:
                 self._folder.unset(collection)
             payloads = self._clear()
+            searched = self._searched(gone)
             freed = max(0, before - self._folder.size())
-            return Receipt(len(entries), sum(entry.passages for entry in entries), payloads, freed)
+            return Receipt(len(gone), sum(entry.passages for entry in gone), payloads, freed, searched)
 
     def discard(self, keys: set[str]) -> int:
         """Remove those of the payloads that no passage names any more; how many."""
         with self.writing():
-            return self._payloads.remove(keys - self._passages.keys())
+            return self._payloads.remove(keys - self._named())
 
     def collect(self) -> int:
         """Remove the payloads that no passage names; how many there were."""
         with self.writing():
-            return self._payloads.keep_only(self._passages.keys())
+            return self._payloads.keep_only(self._named())
 
     def optimize(self) -> None:
         """Fold new rows into the search indexes, merge small files and drop old versions."""
         with self.writing():
             self._passages.optimize()
+            self._copy()
+
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return self._folder.size()
 
     def collections(self) -> list[str]:
         """Names of the collections that have settings or documents, sorted."""
@@ -243,9 +259,27 @@ class Store:
     def _clear(self) -> int:
         """Take off the disk what is out of sight; how many payloads went."""
         self._passages.scrub()
-        gone = self._payloads.keep_only(self._passages.keys())
+        gone = self._payloads.keep_only(self._named())
+        self._copy()
         self._unfinished.unlink(missing_ok=True)
         return gone
+
+    def _named(self) -> set[str]:
+        return set().union(*self._passages.keys().values())
+
+    def _copy(self) -> None:
+        self._catalog.write(self._passages.version, self._passages.entries(None))
+
+    def _searched(self, gone: Sequence[Entry]) -> int:
+        """Search what is left for what only the rows of these documents held; how many files.
+
+        Payloads are left out: they are named by what they were made of, and were compared by name.
+        """
+        kept = {entry.hash for entry in self.documents()}
+        marks = {row_name(entry.collection, entry.source) for entry in gone}
+        marks |= {entry.hash for entry in gone} - kept
+        payloads = self._payloads.folder
+        return search((f for f in self.path.rglob("*") if f.is_file() and payloads not in f.parents), marks)
 
 
 def _expect_unicode(text: str) -> None:
