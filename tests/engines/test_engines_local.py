@@ -44,19 +44,20 @@ class Recorder(LocalEngine):
         super().__init__(decoder)
         self.seen: dict[int, list[torch.Tensor]] = {}
 
-    def _read(self, prompt, cache):
-        logits = super()._read(prompt, cache)
-        self.seen[id(prompt)] = [logits]
-        return logits
+    def _row(self, *args):
+        row = super()._row(*args)
+        seen, take = self.seen.setdefault(id(row.prompt), []), row.take
 
-    def _step(self, rows, cache):
-        logits = super()._step(rows, cache)
-        for row, scores in zip(rows, logits, strict=True):
-            self.seen[id(row.prompt)].append(scores)
-        return logits
+        def record(logits):
+            seen.append(logits.clone())
+            take(logits)
+
+        row.take = record
+        return row
 
 
 def logits_of(engine: Recorder, prompts: Sequence[Prompt], sampling) -> list[torch.Tensor]:
+    engine.seen.clear()
     engine.complete(prompts, sampling)
     return [torch.stack(engine.seen[id(prompt)]) for prompt in prompts]
 
@@ -193,7 +194,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(tiny_decoder):
     broken = Prompt(torch.tensor([MEMORY, 5]), torch.full((1, decoder.width), float("nan")))
     with pytest.raises(IntegrityError):
         engine.generate([good, broken])
-    assert not engine.seen
+    assert not any(engine.seen.values())
     assert engine.complete([]) == []
 
 

@@ -1,25 +1,28 @@
 """The torch engine: a decoder in this process, on whatever device it sits.
 
-Each prompt is read on its own, so that nothing of its neighbours can reach it; then the rows write together, one token
-a step, padded on the left. A row that ends leaves the batch.
+All that is asked of an engine at the same time, in however many calls and threads, is written in one batch (`batch`).
+There is no thread behind it: of the callers that wait, one takes the next step, for all.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
-from torch import Tensor
-
-from preread.core.errors import IntegrityError, UsageError, WindowExceeded
+from preread.core.errors import UsageError
 from preread.core.types import Prompt, Sampling
-from preread.engines.base import ACCEPTED, Engine, Event, Finish, check
-from preread.engines.sampling import Sampler
-from preread.engines.stream import Characters, Stops
-from preread.nn.cache import PreallocatedCache
-from preread.nn.cpu import fold_heads, one_row_products
+from preread.engines.base import ACCEPTED, Engine, Event, check
+from preread.engines.batch import Batch
+from preread.engines.prefixes import Prefixes
+from preread.engines.refusing import refuse
+from preread.engines.row import Row
+from preread.nn.cpu import fold_heads
 from preread.nn.hf import Decoder
+
+PREFIX_BYTES = 256 * 2**20
+"""Most bytes of beginnings of prompts that are kept: 11,000 positions of the default model."""
 
 
 class LocalEngine(Engine):
@@ -27,14 +30,21 @@ class LocalEngine(Engine):
 
     Args:
         decoder: whose weights, tokenizer and adapters are used.
-        rows_at_once: most rows in a batch; further ones wait for it to end.
+        rows_at_once: most rows in the batch; further ones wait for a free slot.
+        prefix_bytes: most bytes of beginnings of prompts that are kept for other questions; 0 keeps none.
+
+    Attributes:
+        prefixes: those beginnings, with `hits` and `misses`.
     """
 
     name = "local"
     accepts = ACCEPTED["local"]
 
-    def __init__(self, decoder: Decoder, rows_at_once: int = 8) -> None:
-        self.decoder, self.rows_at_once = decoder, rows_at_once
+    def __init__(self, decoder: Decoder, rows_at_once: int = 8, prefix_bytes: int = PREFIX_BYTES) -> None:
+        self.decoder, self.prefixes = decoder, Prefixes(prefix_bytes)
+        self._batch = Batch(decoder, rows_at_once, self.prefixes)
+        self._dropped: deque[Row] = deque()
+        self._news, self._busy = threading.Condition(), False
         fold_heads(decoder.model)
 
     def generate(
@@ -53,161 +63,90 @@ class LocalEngine(Engine):
                 consequence="Nothing was computed.",
                 remedy="Pass as many as there are prompts.",
             )
-        for prompt, wanted in zip(prompts, each, strict=True):
-            check(prompt.fields, self)
-            self._refuse(prompt, wanted)
-        ends = self.decoder.end_ids
-        rows = [_Row(i, *pair, self.decoder, ends, start) for i, pair in enumerate(zip(prompts, each, strict=True))]
-        self.decoder.cache(0)  # refuses a decoder whose keys and values it cannot keep
-        return self._run(rows, cancelled)
+        pairs = enumerate(zip(prompts, each, strict=True))
+        return self._run([self._row(i, prompt, wanted, start) for i, (prompt, wanted) in pairs], cancelled)
 
-    def _run(self, rows: Sequence[_Row], cancelled: Callable[[], bool]) -> Iterator[Event]:
-        groups: dict[str | None, list[_Row]] = {}
-        for row in rows:
-            groups.setdefault(row.prompt.adapter, []).append(row)
-        for group in groups.values():
-            for first in range(0, len(group), self.rows_at_once):
-                yield from self._batch(group[first : first + self.rows_at_once], cancelled)
+    def submit(self, prompt: Prompt, sampling: Sampling | None = None) -> Row:
+        """Put a prompt into the batch; its `events` come as somebody steps, and its `error` if something stops it.
 
-    def _batch(self, rows: Sequence[_Row], cancelled: Callable[[], bool]) -> Iterator[Event]:
-        """Rows of one adapter: read one after the other, then write together."""
-        writing, cache = yield from self._read_all(rows, cancelled)
-        while writing:
-            if cancelled():
-                yield from (row.cancel() for row in writing)
-                return
-            logits = self._step(writing, cache)
-            for row, scores in zip(writing, logits, strict=True):
-                yield row.take(scores)
-            kept = [i for i, row in enumerate(writing) if row.finish is None]
-            if 0 < len(kept) < len(writing):
-                longest = max(writing[i].positions for i in kept)
-                cache.keep(kept, drop=cache.get_seq_length() - longest)
-            writing = [writing[i] for i in kept]
+        Raises:
+            PrereadError: as `generate`.
+        """
+        row = self._row(0, prompt, sampling or Sampling(), time.perf_counter())
+        self._batch.waiting.append(row)
+        return row
 
-    def _read_all(
-        self, rows: Sequence[_Row], cancelled: Callable[[], bool]
-    ) -> Generator[Event, None, tuple[list[_Row], PreallocatedCache]]:
-        """First tokens; returns the rows that have more to write, and one cache for them."""
-        caches, writing = [], []
-        for row in rows:
-            if cancelled():
-                yield row.cancel()
-                continue
-            cache = self.decoder.cache(len(row.prompt) + row.max_tokens)
-            yield row.take(self._read(row.prompt, cache))
-            if row.finish is None:
-                caches.append(cache)
-                writing.append(row)
-        if len(caches) == 1:
-            return writing, caches[0]
-        longest = max((len(row.prompt) for row in writing), default=0)
-        batch = self.decoder.cache(longest + max((row.max_tokens for row in writing), default=0))
-        if writing:
-            batch.join(caches)
-        return writing, batch
+    def step(self) -> bool:
+        """Take one step for all rows, or wait for the one that somebody takes; False once there are none left."""
+        with self._news:
+            if self._busy:
+                self._news.wait()
+                return bool(self._batch.rows)
+            self._busy = True
+        try:
+            self._batch.step()
+        finally:
+            self._rest()
+        return bool(self._batch.rows)
 
-    @torch.inference_mode()
-    def _read(self, prompt: Prompt, cache: PreallocatedCache) -> Tensor:
-        """[V] logits of a prompt's last position; fills the cache."""
-        decoder = self.decoder
-        with decoder.adapters.use(prompt.adapter):
-            states = decoder.hidden(decoder.embed(prompt.ids, prompt.embeds).unsqueeze(0), cache=cache)[:, -1:]
-            with one_row_products(states):
-                return decoder.logits(states)[0, -1]
+    def cancel(self, row: Row) -> None:
+        """End a row as `cancelled`, if it has not ended: at once, or after the step that is being taken."""
+        row.dropped = True
+        self._dropped.append(row)
+        self._tidy()
 
-    @torch.inference_mode()
-    def _step(self, rows: Sequence[_Row], cache: PreallocatedCache) -> Tensor:
-        """[B, V] logits after the last token of each row."""
-        decoder, length = self.decoder, cache.get_seq_length() + 1
-        positions = torch.tensor([[row.positions] for row in rows], device=decoder.device)
-        embeds = decoder.embed(torch.tensor([[row.written[-1]] for row in rows]))
-        mask = None
-        if any(row.positions + 1 < length for row in rows):
-            places = torch.arange(length, device=decoder.device)
-            mask = (places >= length - 1 - positions).to(torch.int64)
-        with decoder.adapters.use(rows[0].prompt.adapter), one_row_products(embeds):
-            return decoder.logits(decoder.hidden(embeds, mask, positions, cache)[:, -1])
+    def _run(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Event]:
+        """Submit the rows, and give out their events until they have ended."""
+        self._batch.waiting.extend(rows)
+        try:
+            while any(not row.ended or row.events for row in rows):
+                for row in rows:
+                    while row.events:
+                        yield row.events.popleft()
+                    if row.error is not None:
+                        raise row.error
+                left = [row for row in rows if not row.ended]
+                if left and cancelled():
+                    for row in left:
+                        self.cancel(row)
+                self._wait(left)
+        finally:
+            for row in rows:
+                if not row.ended:
+                    self.cancel(row)
 
-    def _refuse(self, prompt: Prompt, sampling: Sampling) -> None:
-        positions, window = len(prompt) + sampling.max_tokens, self.decoder.window
-        if positions > window:
-            raise WindowExceeded(
-                expected=f"at most {window} positions, the window of {self.decoder.name}",
-                got=f"{positions}: {len(prompt)} of the prompt and {sampling.max_tokens} to write",
-                consequence="Nothing was computed.",
-                remedy="Ask of fewer passages, write fewer tokens, or use a method that compresses the text.",
-            )
-        if not len(prompt):
-            raise UsageError(
-                expected="a prompt of at least one position",
-                got="an empty one",
-                consequence="Nothing was computed.",
-                remedy="Ask a question.",
-            )
-        if prompt.embeds is not None and not bool(prompt.embeds.isfinite().all()):
-            raise IntegrityError(
-                expected="finite embeddings in a prompt",
-                got="infinite ones or NaN",
-                consequence="Nothing was computed.",
-                remedy="Add the document again to rebuild its memory.",
-            )
-        self.decoder.adapters.require(prompt.adapter)
+    def _wait(self, rows: Sequence[Row]) -> None:
+        """Until something happens to one of the rows, by the steps of others or by one's own."""
+        while rows and not any(row.events or row.ended for row in rows):
+            self.step()
 
+    def _rest(self) -> None:
+        """The step is over: who waits looks for what came of it, and takes the next."""
+        with self._news:
+            self._busy = False
+            self._news.notify_all()
+        self._tidy()
 
-class _Row:
-    """One prompt on its way to an answer."""
+    def _tidy(self) -> None:
+        """Free the slots of cancelled rows, unless somebody steps, who will do it afterwards.
 
-    def __init__(
-        self,
-        number: int,
-        prompt: Prompt,
-        sampling: Sampling,
-        decoder: Decoder,
-        ends: frozenset[int],
-        start: float,
-    ) -> None:
-        self.number, self.prompt, self.max_tokens = number, prompt, sampling.max_tokens
-        self.written: list[int] = []
-        self.finish: Finish | None = None
-        self._choose = Sampler(sampling)
-        self._characters, self._stops = Characters(decoder.tokenizer), Stops(sampling.stop)
-        self._ends, self._start = ends, start
-        self._first_s = self._last_s = 0.0
+        Never waits: an iterator may be closed anywhere, even by the garbage collector in the midst of a step.
+        """
+        while self._dropped:
+            with self._news:
+                if self._busy:
+                    return
+                self._busy = True
+            try:
+                self._dropped.clear()
+                self._batch.leave()
+            finally:
+                with self._news:
+                    self._busy = False
+                    self._news.notify_all()
 
-    @property
-    def positions(self) -> int:
-        """Positions in the cache: the prompt and all tokens written but the last, which is still to be read."""
-        return len(self.prompt) + len(self.written) - 1
-
-    def take(self, logits: Tensor) -> Event:
-        """Choose a token from [V] logits and say what it adds."""
-        token = self._choose(logits, self.written)
-        now = time.perf_counter() - self._start
-        self._first_s = self._first_s or now
-        if token in self._ends:
-            return self._end("stop")
-        self.written.append(token)
-        self._last_s = now
-        piece = self._stops.push(self._characters.push(token))
-        if self._stops.met:
-            self.finish = "stop"
-        elif len(self.written) == self.max_tokens:
-            return self._end("length", piece)
-        return self._event(piece)
-
-    def cancel(self) -> Event:
-        """End it as it is."""
-        return self._end("cancelled")
-
-    def _end(self, finish: Finish, piece: str = "") -> Event:
-        piece += self._stops.push(self._characters.flush())
-        if not self._stops.met:
-            piece += self._stops.flush()
-        self.finish = "stop" if self._stops.met else finish
-        return self._event(piece)
-
-    def _event(self, piece: str) -> Event:
-        further = len(self.written) - 1
-        per_token = (self._last_s - self._first_s) / further if further > 0 else 0.0
-        return Event(self.number, piece, len(self.written), self._first_s, per_token, self.finish)
+    def _row(self, number: int, prompt: Prompt, sampling: Sampling, start: float) -> Row:
+        """A row for what can be done; what cannot is refused."""
+        check(prompt.fields, self)
+        refuse(self.decoder, prompt, sampling)
+        return Row(number, prompt, sampling, self.decoder, start)

@@ -18,6 +18,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from preread.core.errors import UnsupportedModel
+from preread.nn.weighted import EXTRA, is_wide, meet
+
 FOLDED = "sdpa_folded"
 _switch = threading.RLock()
 """oneDNN is on or off for the whole process: who changes it keeps others from doing so until it is back."""
@@ -32,12 +35,12 @@ def folded_attention(
     sharing (`enable_gqa`) reads keys and values once for each head on a CPU: 5 times slower in bfloat16 at 8,000
     positions. In bfloat16 two plain products are twice as fast again as the fused kernel, whose single block of
     queries keeps one thread busy; their scores are rounded to bfloat16, as in transformers' own `eager` attention.
-    Anything else is left to transformers.
+    Anything else is left to transformers. Keys that are wider than the queries carry a bias (`weighted`).
 
     Args:
         module: the attention layer.
         query: [B, H, T, E].
-        key: [B, K, T_all, E].
+        key: [B, K, T_all, E or E + EXTRA].
         value: [B, K, T_all, E].
         attention_mask: [B, 1, T, T_all], True where a key counts, or None.
         rest: what else transformers hands over, the scale of the scores among it.
@@ -46,16 +49,17 @@ def folded_attention(
         [B, T, H, E], and no weights.
     """
     rows, heads, positions, width = query.shape
+    scale = width**-0.5 if rest.get("scaling") is None else rest["scaling"]
+    wide = is_wide(query, key)
     shared = attention_mask is None or attention_mask.shape[1] == 1
     if positions > 1 or query.device.type != "cpu" or not shared or rest.get("position_bias") is not None:
-        attended: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, **rest
-        )
-        return attended
+        if wide:  # the quick kernels want values as wide as keys
+            query, value, rest = meet(query, scale), F.pad(value, (0, EXTRA)), rest | {"scaling": 1.0}
+        attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+        return attended[..., :-EXTRA] if wide else attended, None
     folded = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
-    scale = rest.get("scaling")
-    if query.dtype == torch.bfloat16:
-        out = _two_products(folded * (width**-0.5 if scale is None else scale), key, value, attention_mask)
+    if query.dtype == torch.bfloat16 or wide:
+        out = _two_products(meet(folded, scale) if wide else folded * scale, key, value, attention_mask)
     else:
         out = F.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scale)
     return out.reshape(rows, 1, heads, value.shape[-1]), None
@@ -64,7 +68,8 @@ def folded_attention(
 def _two_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q K^T) V as [B, K, H / K, E], for scaled queries of that shape; reads keys and values in their order."""
     with _onednn(enabled=True):  # `one_row_products` has it off for the layers around
-        scores = torch.matmul(key, query.transpose(-1, -2)).transpose(-1, -2).float()
+        scores = torch.matmul(key, query.transpose(-1, -2)).transpose(-1, -2)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         return torch.matmul(scores.softmax(-1).to(value.dtype), value)
@@ -76,6 +81,23 @@ def fold_heads(model: PreTrainedModel) -> None:
         AttentionInterface.register(FOLDED, folded_attention)
         AttentionMaskInterface.register(FOLDED, sdpa_mask)
         model.set_attn_implementation(FOLDED)
+
+
+def require_weighted(model: PreTrainedModel) -> None:
+    """See that a model can read keys with a bias.
+
+    Raises:
+        UnsupportedModel: it attends by something else than `sdpa`, such as with a soft cap on its scores.
+    """
+    fold_heads(model)
+    attention = model.config.get_text_config()._attn_implementation
+    if attention != FOLDED:
+        raise UnsupportedModel(
+            expected="a decoder that attends with sdpa, which can read keys with a bias",
+            got=f"{type(model).__name__} with {attention} attention",
+            consequence="Nothing was computed.",
+            remedy="Choose a decoder of the Llama, Qwen or Mistral families, or another method.",
+        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Everything else sees a `Decoder`: token ids or embeddings in, hidden states or l
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +17,9 @@ from transformers.cache_utils import Cache
 
 from preread.core.errors import UnsupportedModel
 from preread.core.types import MEMORY, Turn
-from preread.nn.cache import PreallocatedCache
-from preread.nn.lora import Adapters
+from preread.nn.adapters import Adapters
+from preread.nn.cache import SlotCache
+from preread.nn.growing import GrowingCache
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 SLOT = "\x02user\x03"
@@ -91,6 +92,14 @@ class Decoder:
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
+    def kv_shape(self) -> tuple[int, int, int]:
+        """L, K and E."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(config.num_hidden_layers), int(heads), int(width)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
         dtype: torch.dtype = self.model.dtype
@@ -132,7 +141,7 @@ class Decoder:
     def hidden(
         self,
         embeds: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Mapping[str, Tensor] | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
@@ -140,7 +149,8 @@ class Decoder:
 
         Args:
             embeds: [B, T, D] input embeddings.
-            mask: [B, T_past + T] 1 for positions that count, 0 for padding; None where all do.
+            mask: [B, T_past + T] 1 for positions that count, 0 for padding, or what `ragged_mask` gives; None where all
+                count.
             positions: [B, T] position ids; None counts from the cache's length.
             cache: keys and values so far; extended in place.
 
@@ -163,12 +173,47 @@ class Decoder:
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
-    def cache(self, capacity: int) -> PreallocatedCache:
-        """An empty key/value cache for `capacity` positions, allocated once.
+    def ragged_mask(self, lengths: Sequence[int]) -> Tensor | dict[str, Tensor]:
+        """What one further position of each row may attend to, for rows that all begin at the cache's first place.
+
+        A layer with a sliding window counts what the cache holds, so that given keys are seen for as long as fewer than
+        a window of positions came after them.
+
+        Args:
+            lengths: positions that the cache holds of each row.
+
+        Returns:
+            [B, 1, 1, T_all], or one a kind of layer where that makes a difference.
+        """
+        config = self.model.config.get_text_config()
+        held = torch.tensor(lengths, device=self.device)[:, None, None, None]
+        places = torch.arange(max(lengths) + 1, device=self.device)
+        masks = dict.fromkeys(("full_attention", "sliding_attention"), places <= held)
+        if window := getattr(config, "sliding_window", None):
+            masks["sliding_attention"] = masks["full_attention"] & (places > held - window)
+        if config._attn_implementation == "eager":  # it adds its masks
+            least = torch.finfo(self.dtype).min
+            masks = {kind: torch.zeros_like(m, dtype=self.dtype).masked_fill(~m, least) for kind, m in masks.items()}
+        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+        return masks if len(kinds) > 1 and window and max(lengths) >= window else masks[min(kinds)]
+
+    def cache(self, capacity: int, slots: int = 1) -> SlotCache:
+        """An empty key/value cache for rows of `capacity` positions, allocated once.
 
         Raises:
             UnsupportedModel: a layer does something else than attend to all positions or to a sliding window of them.
         """
+        return SlotCache(self._cached_layers(), capacity, self.dtype, self.device, slots)
+
+    def growing_cache(self, wide: bool) -> GrowingCache:
+        """An empty key/value cache that gradients pass through; `wide` where keys with a bias will be put in.
+
+        Raises:
+            UnsupportedModel: as `cache`.
+        """
+        return GrowingCache(self._cached_layers(), wide, self.dtype, self.device)
+
+    def _cached_layers(self) -> int:
         config = self.model.config.get_text_config()
         other = set(getattr(config, "layer_types", None) or ()) - CACHED_LAYERS
         other |= {name for name in UNCACHED_SETTINGS if getattr(config, name, None)}
@@ -179,7 +224,7 @@ class Decoder:
                 consequence="Nothing was computed: its keys and values cannot be kept position by position.",
                 remedy="Choose a decoder of the Llama, Qwen, Gemma or Mistral families.",
             )
-        return PreallocatedCache(config.num_hidden_layers, capacity)
+        return int(config.num_hidden_layers)
 
     def frame(self, question: str, context: Sequence[Tensor] = (), history: Sequence[Turn] = ()) -> tuple[Tensor, int]:
         """The chat template around a question, with pieces of context before the first turn.

@@ -7,11 +7,10 @@ is removing the hook. The file format is PEFT's, so that other engines read our 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
-from preread.core.errors import IntegrityError, UsageError
+from preread.core.errors import IntegrityError
 from preread.core.types import sha256
 
 PEFT_PREFIX = "base_model.model."
@@ -68,6 +66,10 @@ def compact(tensor: Tensor) -> Tensor:
     return half if torch.equal(half.to(plain.dtype), plain) else plain
 
 
+_made = itertools.count()
+"""Numbers adapters as they are made."""
+
+
 class Lora(nn.Module):
     """One adapter: matrices A [R, in] and B [out, R] for each layer; B starts at zero, so it starts as nothing.
 
@@ -76,7 +78,7 @@ class Lora(nn.Module):
 
     def __init__(self, config: LoraConfig, layers: Mapping[str, nn.Linear]) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._made = config, next(_made)
         self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
         for name, layer in layers.items():
             if name.rsplit(".", 1)[-1] in config.targets:
@@ -84,6 +86,14 @@ class Lora(nn.Module):
                 self.a[key] = nn.Parameter(torch.empty(config.rank, layer.in_features, device=device))
                 self.b[key] = nn.Parameter(torch.zeros(layer.out_features, config.rank, device=device))
                 nn.init.kaiming_uniform_(self.a[key], a=math.sqrt(5))
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Names these numbers in this process: another adapter, or this one after a training step, has another.
+
+        What is written past autograd's back, through `.data`, does not show.
+        """
+        return self._made, sum(0 if p.is_inference() else p._version for p in self.parameters())
 
     def delta(self, name: str, x: Tensor) -> Tensor | None:
         """[..., in] input of a layer -> [..., out] update of its output; None where the adapter has no such layer."""
@@ -143,82 +153,3 @@ class Lora(nn.Module):
                 remedy="Train it again for this decoder, or name the decoder it was trained for.",
             ) from error
         return lora.eval()
-
-
-class Adapters:
-    """The adapters of one decoder by name, of which at most one acts at a time.
-
-    Which one acts is a state of the decoder, so a block of `use` in another thread waits until this one ends.
-    """
-
-    def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
-        self._layers = dict(layers)
-        self._loras: dict[str, Lora] = {}
-        self._hooks: list[RemovableHandle] = []
-        self._active: Lora | None = None
-        self._turn = threading.RLock()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._loras
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._loras)
-
-    def __getitem__(self, name: str) -> Lora:
-        return self._loras[name]
-
-    @property
-    def layers(self) -> Mapping[str, nn.Linear]:
-        """The linear layers that an adapter may sit on, by name."""
-        return self._layers
-
-    def add(self, name: str, lora: Lora) -> Lora:
-        """Make an adapter available under a name, in the place of one that had it."""
-        if not self._hooks:
-            self._hooks = [layer.register_forward_hook(self._hook(name_)) for name_, layer in self._layers.items()]
-        self._loras[name] = lora
-        return lora
-
-    def remove(self, name: str) -> None:
-        """Forget an adapter; with the last one the decoder's layers are bare again."""
-        self._loras.pop(name, None)
-        if not self._loras:
-            for hook in self._hooks:
-                hook.remove()
-            self._hooks = []
-
-    def require(self, name: str | None) -> None:
-        """Refuse a name that no adapter has; None is the bare decoder.
-
-        Raises:
-            UsageError: no adapter has that name.
-        """
-        if name is not None and name not in self._loras:
-            raise UsageError(
-                expected=f"an adapter that is attached ({', '.join(self._loras) or 'none is'})",
-                got=name,
-                consequence="Nothing was computed.",
-                remedy="Attach it first, or ask without an adapter.",
-            )
-
-    @contextmanager
-    def use(self, name: str | None) -> Iterator[None]:
-        """Let one adapter act inside the block; None is the bare decoder.
-
-        Raises:
-            UsageError: no adapter has that name.
-        """
-        self.require(name)
-        with self._turn:
-            before, self._active = self._active, None if name is None else self._loras[name]
-            try:
-                yield
-            finally:
-                self._active = before
-
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def add_delta(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            delta = self._active.delta(name, inputs[0]) if self._active is not None else None
-            return output if delta is None else output + delta
-
-        return add_delta
