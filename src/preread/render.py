@@ -10,9 +10,11 @@ from preread.core.types import Answer, Citation
 if TYPE_CHECKING:
     from preread.core.defaults import Chosen
     from preread.demo import Asked, Demo
+    from preread.doctor import Finding
     from preread.intake import Added
     from preread.lessons import Studied
-    from preread.store.store import Receipt
+    from preread.models.loading import Fetched
+    from preread.store.receipt import Receipt
 
 WIDTH = 100
 
@@ -126,6 +128,28 @@ def configuration(chosen: Mapping[str, Chosen], origin: bool) -> str:
     rows = [(key, "-" if c.value is None else str(c.value), c.origin if origin else "") for key, c in chosen.items()]
     width = max(len(value) for _, value, _ in rows)
     return "\n".join(f"{key:<12} {value:<{width}}  {where}".rstrip() for key, value, where in rows)
+
+
+def finding(seen: Finding) -> str:
+    """A line of `doctor`, and its remedy on another."""
+    line = f"{seen.state:<4}  {seen.name:<16} {seen.found}"
+    return f"{line}\n{'':<22} -> {seen.remedy}" if seen.remedy else line
+
+
+def inventory(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of `models list`."""
+    lines = (
+        f"{row['kind']:<10} {row['bytes'] / 1e6:>9,.1f} MB  {row['name']:<28} {row['path'] or '-'}"
+        + (f"  ({row['note']})" if row["note"] else "")
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+def fetched(found: Fetched) -> str:
+    """What `models pull` fetched, and where to."""
+    notes = ", ".join(note for note in (found.revision and f"commit {found.revision}", found.note) if note)
+    return f"{found.name} is at {found.folder}" + (f" ({notes})" if notes else "")
 
 
 def _shown(item: Asked, method: str, answer: Answer) -> list[str]:

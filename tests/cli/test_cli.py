@@ -17,7 +17,7 @@ from preread import cli
 from preread.settings import Settings
 
 COMMANDS = ["add", "study", "ask", "list", "show", "forget", "demo", "bench cpu", "bench memory", "train compressor"]
-COMMANDS += ["config show", "config path", "config set", "config unset"]
+COMMANDS += ["config show", "config path", "config set", "config unset", "doctor", "models list", "models pull"]
 
 
 def test_add_ask_list_show_forget(run, log):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,17 @@ from preread.models import gguf
 from preread.models.cache import require_space
 from preread.models.fingerprint import fingerprint
 from preread.models.packaged import PACKAGED, folder
+from preread.models.quantised import quantise
 from preread.models.quiet import quiet
 from preread.nn.hf import Decoder
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "int8": torch.bfloat16,  # what is not quantised
+    "int4": torch.bfloat16,
+}
+QUANTISED = frozenset({"int8", "int4"})
 WANTED = ["*.safetensors", "*.json", "*.jinja"]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -52,10 +60,10 @@ def load(
 
     Args:
         name: `default` (SmolLM2-135M-Instruct, from a package index), a folder, a GGUF file, or a hub id such as
-            `owner/model` or `owner/model@commit`.
+            `owner/model` or `owner/model@commit`; with `:int8` or another dtype behind it, it is loaded so.
         revision: branch, tag or commit of a hub repository; a commit pins it.
         device: such as `cuda:0` or `cpu`; by default the GPU if there is one.
-        dtype: `bfloat16` (default) or `float32`.
+        dtype: `bfloat16` (default), `float32`, or the linear layers in `int8` or `int4` (extra `quant`).
 
     Raises:
         UnknownModel: the name leads nowhere: no folder, no network, no repository, no weights.
@@ -64,19 +72,51 @@ def load(
         ResourceError: the disk or the device has no room.
         UsageError: an unknown device or dtype, or a revision of something that has none.
     """
-    place, kind = _device(device), _dtype(dtype)
+    place, (name, kind) = _device(device), _dtype(name, dtype)
+    return _read(fetch(name, revision), place, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A decoder's files on this machine.
+
+    Args:
+        folder: with config.json, tokenizer and safetensors weights.
+        name: how results name it.
+        note: what every result must say of the weights.
+        revision: commit of a hub repository, or empty.
+    """
+
+    folder: Path
+    name: str
+    note: str = ""
+    revision: str = ""
+
+
+def fetch(name: str = "default", revision: str | None = None) -> Fetched:
+    """The files that `load` reads, fetched and converted where need be; an interrupted download goes on.
+
+    Raises:
+        UnknownModel, UnsupportedModel, IntegrityError, ResourceError, UsageError: as `load`.
+    """
+    found = _find(_dtype(name, None)[0], revision)
+    _check_files(found.folder, found.name)
+    return found
+
+
+def _find(name: str, revision: str | None) -> Fetched:
     if name in PACKAGED:
         _no_revision(name, revision)
         package = PACKAGED[name]
-        return _read(folder(package), package.name, place, kind, note=package.note)
+        return Fetched(folder(package), package.name, package.note)
     path = Path(name).expanduser()
     if (file := _gguf(path)) is not None:
         _no_revision(name, revision)
         converted, note = gguf.folder(file)
-        return _read(converted, name, place, kind, note=note)
+        return Fetched(converted, name, note)
     if path.is_dir():
         _no_revision(name, revision)
-        return _read(path, name, place, kind)
+        return Fetched(path, name)
     if path.exists() or name.startswith((".", "~", os.sep)):
         raise UnknownModel(
             expected=f"a folder with a decoder, or a GGUF file, at {path}",
@@ -86,7 +126,7 @@ def load(
         )
     repository, _, pinned = name.partition("@")
     snapshot = _from_hub(repository, revision or pinned or None)
-    return _read(snapshot, name, place, kind, revision=snapshot.name)
+    return Fetched(snapshot, name, revision=snapshot.name)
 
 
 def _gguf(path: Path) -> Path | None:
@@ -118,7 +158,11 @@ def _device(device: str | None) -> torch.device:
         ) from error
 
 
-def _dtype(dtype: str | None) -> torch.dtype:
+def _dtype(name: str, dtype: str | None) -> tuple[str, str]:
+    """The name without a dtype behind it, and the dtype."""
+    bare, _, behind = name.rpartition(":")
+    if bare and behind in DTYPES:
+        name, dtype = bare, dtype or behind
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(
             expected=f"a dtype out of {', '.join(DTYPES)}",
@@ -126,7 +170,7 @@ def _dtype(dtype: str | None) -> torch.dtype:
             consequence="No decoder was loaded.",
             remedy="Leave the dtype out for bfloat16.",
         )
-    return DTYPES[dtype or "bfloat16"]
+    return name, dtype or "bfloat16"
 
 
 def _no_revision(name: str, revision: str | None) -> None:
@@ -179,16 +223,14 @@ def _unknown(name: str, got: str, remedy: str) -> UnknownModel:
     return UnknownModel(f"a decoder on the hub named {name}", got, "No decoder was loaded.", remedy)
 
 
-def _read(
-    path: Path, name: str, device: torch.device, dtype: torch.dtype, note: str = "", revision: str = ""
-) -> Decoder:
+def _read(found: Fetched, device: torch.device, dtype: str) -> Decoder:
     """The decoder in a local folder."""
-    _check_files(path, name)
+    path, name, note = found.folder, found.name, found.note
     try:
         with quiet():
             AutoConfig.from_pretrained(path, trust_remote_code=False)
             tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model = _weights(path, dtype)
+            model = _weights(path, DTYPES[dtype])
     except PrereadError:
         raise
     except (ImportError, KeyError, OSError, ValueError) as error:
@@ -198,6 +240,8 @@ def _read(
             consequence="It was not loaded; remote code is never run.",
             remedy="Choose a decoder of the Llama, Qwen, Gemma or Mistral families, with its tokenizer.json.",
         ) from error
+    if dtype in QUANTISED:
+        name, note = f"{name}:{dtype}", "; ".join(filter(None, (note, quantise(model, dtype))))
     try:
         model = model.to(device)
     except torch.OutOfMemoryError as error:
@@ -207,7 +251,7 @@ def _read(
             consequence="No decoder was loaded.",
             remedy="Free the device, choose another with device=, or a smaller decoder.",
         ) from error
-    return Decoder(model, tokenizer, name, fingerprint(model, tokenizer), note, revision)
+    return Decoder(model, tokenizer, name, fingerprint(model, tokenizer), note, found.revision)
 
 
 def _check_files(path: Path, name: str) -> None:

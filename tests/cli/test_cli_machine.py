@@ -1,0 +1,74 @@
+"""`doctor` and `models` as commands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from preread import doctor
+from preread.doctor import Finding
+
+
+@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("warn", 0), ("fail", 1)])
+def test_doctor_fails_where_a_finding_does(call, monkeypatch, tmp_path, state, code):
+    monkeypatch.setattr(doctor, "CHECKS", {"disk": lambda: iter([Finding("disk", state, "full", "Free some.")])})
+    got, out, _ = call("doctor", "--library", str(tmp_path / "none"), "--json")
+    assert got == code
+    assert json.loads(out.splitlines()[0]) == {"name": "disk", "state": state, "found": "full", "remedy": "Free some."}
+    out = call("doctor", "--library", str(tmp_path / "none"))[1]
+    assert out.startswith(f"{state:<4}  disk")
+    assert "-> Free some." in out
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch, tiny_decoder):
+    """A data directory with one of each kind."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("PREREAD_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    compressor = tmp_path / "home" / "compressors" / "mine"
+    compressor.mkdir(parents=True)
+    (compressor / "manifest.json").write_text(json.dumps({"base_name": "owner/other", "trained": {"note": "good"}}))
+    converted = tmp_path / "home" / "cache" / "models" / "gguf-0"
+    converted.mkdir(parents=True)
+    (converted / "origin.json").write_text(json.dumps({"file": "small.gguf", "note": "from Q8_0"}))
+    half = tmp_path / "home" / "cache" / "models" / "gguf-1.part"
+    half.mkdir()
+    snapshot = tmp_path / "hub" / "models--owner--model" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    return tmp_path
+
+
+def test_models_list_shows_each_kind_and_no_half_made_one(call, shelf):
+    rows = json.loads(call("models", "list", "--json")[1])
+    held = {(row["kind"], row["name"]): row for row in rows}
+    assert held["packaged", "default"]["path"] is None
+    assert "not fetched" in held["packaged", "default"]["note"]
+    assert held["converted", "small.gguf"]["path"] == str(shelf / "home" / "cache" / "models" / "gguf-0")
+    assert held["compressor", "owner/other"]["note"] == "good"
+    assert ("compressor", "smollm2-135m-instruct") in held
+    assert "incomplete" in held["hub", f"owner/model@{'0' * 40}"]["note"]
+    assert not any("gguf-1" in str(row["path"]) for row in rows)
+    out = call("models", "list")[1]
+    assert all(row["name"] in out for row in rows)
+
+
+def test_pull_says_where_and_its_failures_have_exit_codes(call, tmp_path, tiny_decoder, monkeypatch):
+    folder = tmp_path / "decoder"
+    decoder = tiny_decoder("llama")
+    decoder.model.save_pretrained(folder)
+    decoder.tokenizer.save_pretrained(folder)
+    code, out, _ = call("models", "pull", str(folder), "--json")
+    assert (code, json.loads(out)["folder"]) == (0, str(folder))
+    assert str(folder) in call("models", "pull", str(folder))[1]
+    (folder / "model.safetensors").unlink()
+    code, out, err = call("models", "pull", str(folder))
+    assert (code, out) == (1, "")
+    assert "safetensors" in err
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, _, err = call("models", "pull", "no-such/model@main", "--json")
+    assert code == 1
+    assert json.loads(err.splitlines()[-1])["error"] == "UnknownModel"
