@@ -59,6 +59,9 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
 
 
 def _tensor_digest(tensor: Tensor) -> str:
+    if hasattr(tensor, "__tensor_flatten__"):  # a quantised one, made of several plain ones
+        names, _ = tensor.__tensor_flatten__()
+        return sha256(str(tuple(tensor.shape)), *(f"{n} {_tensor_digest(getattr(tensor, n))}" for n in sorted(names)))
     flat = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)}".encode())
     digest.update(flat.view(-1).view(torch.uint8).numpy().data)
