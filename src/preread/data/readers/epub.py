@@ -59,11 +59,13 @@ def _book(archive: ZipFile, chapters: list[str], names: dict[str, str], title: s
 
 
 def _page(raw: bytes) -> Any:
-    from lxml import html
+    from lxml import etree, html
 
     text = clean(decode(raw, declared(raw)))
-    # A declaration of encoding is for bytes; an empty chapter is a page too.
-    return html.document_fromstring(text.encode() or b"<p/>", parser=html.HTMLParser(encoding="utf-8"))
+    try:  # as bytes, for a declaration of an encoding contradicts text
+        return html.document_fromstring(text.encode(), parser=html.HTMLParser(encoding="utf-8"))
+    except etree.ParserError:  # a chapter may be empty
+        return etree.Element("p")
 
 
 def _named(root: Any, name: str) -> Iterator[Any]:

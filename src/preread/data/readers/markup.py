@@ -103,18 +103,15 @@ class Writer:
 
     def _say(self, text: str) -> None:
         text = clean(text)
-        if not text:
-            return
         verbatim = self._pre and not self._cells
-        words = text.strip("\n") if verbatim else " ".join(text.split())
-        space = "\n" if verbatim else " "
-        if text[0] == "\n" or (text[0].isspace() and not verbatim):
-            self._part(space)
+        edge = "\n" if verbatim else None  # what is stripped: line breaks alone, or all white space
+        words = text.strip(edge) if verbatim else " ".join(text.split())
+        before, after = len(text) - len(text.lstrip(edge)), len(text) - len(text.rstrip(edge))
+        self._part("\n" * before if verbatim else " " * bool(before))
         if words:
             written = self._gap + words if self._length else words
             self._parts.append(written)
             self._length += len(written)
             self._gap, self._lead = "", False
             short_enough(self._length)
-        if text[-1] == "\n" or (text[-1].isspace() and not verbatim):
-            self._part(space)
+        self._part("\n" * after if verbatim else " " * bool(after))

@@ -108,8 +108,11 @@ def decode(raw: bytes, charset: str = "") -> str:
     short_enough(len(raw) // 4)  # before it is guessed over: no encoding takes more bytes a character
     from charset_normalizer import from_bytes
 
-    guess = from_bytes(raw).best()
-    text = str(guess) if guess else ""
+    guesses = from_bytes(raw)
+    best = guesses.best()
+    # Kin of it give the same words with other accents; where it reads as well, Western European is by far likelier.
+    western = [guess for guess in guesses if guess.encoding == "cp1252" and best and guess.coherence >= best.coherence]
+    text = str((western or [best])[0] or "")
     if not text or sum(1 for _ in NO_TEXT.finditer(text)) > len(text) / 100:
         raise Refused("text in a known encoding", "bytes in none", "Save it as UTF-8.")
     short_enough(len(text))
