@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -116,18 +117,25 @@ class CollectionAdapters:
                 shutil.rmtree(self.folder(method, before.version))
             return True
 
-    def forget(self, source: str) -> None:
-        """Remove every adapter taught from a document, of any version of it, and all that are not in use, which may be.
+    def forget(self, sources: Collection[str] | None) -> None:
+        """Remove every adapter taught from some documents, of any version of them, and all that are not in use, which
+        may be; with None every adapter.
 
         Raises:
             OSError: a file cannot be removed; the adapters are out of use nevertheless.
         """
         kept = self.store.settings(self.collection).get("adapters", {})
-        self._write({method: None for method, record in kept.items() if source in record["documents"]})
+        taught = [
+            m for m, record in kept.items() if sources is None or not record["documents"].keys().isdisjoint(sources)
+        ]
+        if taught:
+            self._write(dict.fromkeys(taught))
         used = {self.folder(method, record.version) for method in kept if (record := self.record(method))}
         for folder in self._root.glob("*/*"):
             if folder not in used:
                 shutil.rmtree(folder)
+        if not used and self._root.exists():
+            shutil.rmtree(self._root)
 
     @property
     def _root(self) -> Path:

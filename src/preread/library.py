@@ -11,32 +11,33 @@ A library is a folder; a collection in it is a group of documents that share set
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
 from preread.adapters import CollectionAdapters
-from preread.asking import ask
+from preread.asking import ask, ask_library
 from preread.context import Mode
 from preread.core.config import build
 from preread.core.errors import UsageError
 from preread.core.method import Handle
 from preread.core.paths import data_home
-from preread.core.types import Answer, Sampling
+from preread.core.types import Answer, Sampling, Turn
 from preread.data.questions import Question
 from preread.engines.base import Engine
 from preread.engines.local import LocalEngine
-from preread.intake import Added, add
+from preread.intake import Added, source_of
 from preread.lessons import Studied, StudyConfig, study
 from preread.models.loading import load
 from preread.nn.hf import Decoder
 from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
 from preread.settings import Settings, known
-from preread.store.rows import Entry
 from preread.store.receipt import Receipt
+from preread.store.rows import Entry
 from preread.store.store import Store
+from preread.sync import OnAdded, OnFailed, Synced, add, sync
 
 WAIT_S = 600.0
 """Seconds that a write waits for another writer: about as long as a large document takes."""
@@ -55,6 +56,7 @@ class Library:
         self.path = Path(path) if path is not None else data_home() / "library"
         self.store = Store(self.path, wait_s=WAIT_S)
         self._decoders: dict[str, Decoder] = {}
+        self._opened: dict[str, Collection] = {}
 
     @cached_property
     def retriever(self) -> Retriever:
@@ -89,6 +91,35 @@ class Library:
                 remedy="Leave the settings out, or choose another collection.",
             )
         return Collection(self, name, made_with)
+
+    def opened(self, name: str) -> Collection:
+        """As `collection`, with the methods that an earlier call of this attached."""
+        collection = self.collection(name)
+        if name not in self._opened or self._opened[name].settings != collection.settings:
+            self._opened[name] = collection
+        return self._opened[name]
+
+    def ask(
+        self,
+        question: str,
+        method: str | None = None,
+        mode: Mode | None = None,
+        k: int = 5,
+        sampling: Sampling | None = None,
+        on_text: Callable[[str], None] = lambda _: None,
+        history: Sequence[Turn] = (),
+        strict: bool = False,
+        on_doubt: Callable[[str], None] = lambda _: None,
+    ) -> Answer:
+        """Answer from the collection whose documents most likely hold the answer, with its decoder and its adapter.
+
+        `Answer.route` says which it is, why, and which is the next. Arguments and errors are `Collection.ask`'s.
+        """
+
+        def ask_it(collection: Collection) -> Answer:
+            return collection.ask(question, method, mode, k, sampling, on_text, history, strict, on_doubt)
+
+        return ask_library(self, question, history, ask_it)
 
 
 class Collection:
@@ -155,21 +186,71 @@ class Collection:
     def add(self, path: Path | str) -> Added:
         """Read a document, make its memories and keep both; an unchanged one is left, a changed one replaced.
 
-        An interrupted call has stored the memories it finished, and the next call goes on from them; until its end the
-        library shows the document as it was before.
+        When it returns, the document outlasts a kill at any moment. An interrupted call has stored the memories it
+        finished, and the next call goes on from them; until its end the library shows the document as it was before.
+
+        Args:
+            path: a file, or a web address.
 
         Raises:
-            UnreadableDocument: the file is not one.
+            UnreadableDocument: it is no document.
+            Interrupted: `preread cancel` was called meanwhile.
             ResourceError: the disk is full.
         """
         return add(self, path)
 
-    def forget(self, source: Path | str) -> Receipt:
-        """Remove a document and every trace of it, the adapters that were taught from it included."""
-        entry = self.entry(source)
+    def sync(
+        self,
+        paths: Iterable[Path | str],
+        remove: bool = False,
+        dry_run: bool = False,
+        on_added: OnAdded = lambda _: None,
+        on_failed: OnFailed = lambda *_: None,
+    ) -> Synced:
+        """Take over what files, folders and web addresses hold now.
+
+        A folder is looked through to its end; what is new is added, what changed replaced, and documents whose files
+        were removed from it are forgotten. They are kept if the folder cannot be listed, or if more than half of the
+        folder's documents are gone at once, as when a disk is not mounted. Files that did not change are told by size
+        and time, without a model. One that cannot be read stops no other.
+
+        Args:
+            paths: files, folders and addresses.
+            remove: forget documents whose files are gone from the folders, however many they are.
+            dry_run: say what would be done, and do nothing.
+            on_added: called with each document as soon as it is safe, and with the unchanged ones that were named.
+            on_failed: called with each source that cannot be read, and why.
+
+        Raises:
+            Interrupted: Ctrl-C, or `preread cancel`; all that was finished is kept, and the same call goes on from it.
+            ResourceError: the disk is full.
+        """
+        return sync(self, paths, remove, dry_run, on_added, on_failed)
+
+    def forget(self, *sources: Path | str) -> Receipt:
+        """Remove documents and every trace of them, the adapters that were taught from them included.
+
+        Raises:
+            UsageError: the collection does not hold one of them; nothing is removed.
+        """
+        return self._forget([self._source(source) for source in sources])
+
+    def forget_all(self) -> Receipt:
+        """Remove the collection: its documents, adapters and settings."""
+        return self._forget(None)
+
+    def _source(self, source: Path | str) -> str:
+        """The name of a document that is held, or that could not be read."""
+        name = source_of(source)
+        unlearned = {work.source for work in self.store.jobs.work(self.name)}
+        return name if name in unlearned else self.entry(source).source
+
+    def _forget(self, sources: Sequence[str] | None) -> Receipt:
         with self.store.writing():
-            self.adapters.forget(entry.source)
-            return self.store.forget(self.name, entry.source)
+            before = self.store.size()
+            self.adapters.forget(sources)
+            receipt = self.store.forget(self.name, sources)
+            return replace(receipt, bytes_freed=max(0, before - self.store.size()))
 
     def ask(
         self,
@@ -179,6 +260,9 @@ class Collection:
         k: int = 5,
         sampling: Sampling | None = None,
         on_text: Callable[[str], None] = lambda _: None,
+        history: Sequence[Turn] = (),
+        strict: bool = False,
+        on_doubt: Callable[[str], None] = lambda _: None,
     ) -> Answer:
         """Answer from the collection's documents.
 
@@ -190,11 +274,14 @@ class Collection:
             k: most passages to cite, and to read in mode `passages`.
             sampling: how tokens are drawn; greedy by default.
             on_text: called with each piece of the answer as it is written.
+            history: turns before this question, oldest first; the oldest are left out where the window is full.
+            strict: write no answer where the documents do not seem to hold one.
+            on_doubt: called before the first piece with a sentence for the reader, where that is so.
 
         Raises:
             UsageError: the collection is empty, or an unknown method.
         """
-        return ask(self, question, method, mode, k, sampling, on_text)
+        return ask(self, question, method, mode, k, sampling, on_text, history, strict, on_doubt)
 
     def study(self, questions: Sequence[Question] = (), config: StudyConfig | None = None) -> Studied:
         """Teach the collection's adapter to answer from its memories, or go on where an interrupted call stopped.

@@ -10,7 +10,6 @@ import numpy as np
 from preread.core.errors import FingerprintMismatch
 from preread.core.memory import Memory
 from preread.core.method import Handle
-from preread.core.progress import progress
 from preread.core.types import Passage, Scope, sha256
 from preread.store.store import Store
 
@@ -35,8 +34,21 @@ class Memories:
         raw = [np.asarray(passage.ids, dtype="<i4").tobytes() for passage in passages]
         return [sha256(producer, *raw)] if scope == "document" else [sha256(producer, ids) for ids in raw]
 
-    def make(self, passages: Sequence[Passage], scope: Scope) -> None:
-        """Make and store those that are not stored yet, some at a time; an interrupted call is gone on with."""
+    def make(
+        self,
+        passages: Sequence[Passage],
+        scope: Scope,
+        advance: Callable[[float], object] = lambda _: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make and store those that are not stored yet, some at a time; an interrupted call is gone on with.
+
+        Args:
+            passages: what they are of; all of a document's, in order, for its own memory.
+            scope: whether one a passage, or one for all.
+            advance: told of each number of tokens more that is read.
+            check: called between two batches; what it raises ends the call, and what was stored stays.
+        """
         keys = self.keys(passages, scope)
         missing = self.store.missing(keys)
         if scope == "document":
@@ -46,10 +58,11 @@ class Memories:
             wanted, names = list(pairs.values()), list(pairs)
         if not names:
             return
-        with progress(f"compressing ({self.handle.name})", sum(len(passage.ids) for passage in wanted)) as advance:
-            made = zip(names, self.handle.encode(_watched(wanted, advance), scope), strict=True)
-            while some := dict(islice(made, BEFORE_A_PAUSE)):
-                self.store.put({key: memory.to_bytes() for key, memory in some.items()})
+        advance(sum(len(passage.ids) for passage in passages) - sum(len(passage.ids) for passage in wanted))
+        made = zip(names, self.handle.encode(_watched(wanted, advance), scope), strict=True)
+        while some := dict(islice(made, BEFORE_A_PAUSE)):
+            self.store.put({key: memory.to_bytes() for key, memory in some.items()})
+            check()
 
     def load(self, passages: Sequence[Passage], scope: Scope = "passage") -> list[Memory]:
         """The memories of some passages, made on the spot where the method keeps none.
@@ -71,7 +84,7 @@ class Memories:
         return [Memory.from_bytes(raw[key], expect) for key in keys]
 
 
-def _watched(passages: Sequence[Passage], advance: Callable[[float], None]) -> Iterable[Passage]:
+def _watched(passages: Sequence[Passage], advance: Callable[[float], object]) -> Iterable[Passage]:
     for passage in passages:
         yield passage
         advance(len(passage.ids))

@@ -16,7 +16,6 @@ from pathlib import Path
 from preread.core.errors import IntegrityError, UnknownModel
 from preread.core.progress import progress
 from preread.models.cache import file_sha256, kept
-from preread.models.gguf import convert
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,13 @@ SMOLLM2 = Packaged(
 )
 
 PACKAGED = {"default": SMOLLM2, SMOLLM2.name: SMOLLM2}
+
+
+def convert(gguf: Path, target: Path) -> None:
+    """As `gguf.convert`, imported only now: whoever asks for names alone need not wait for it."""
+    from preread.models import gguf as reading
+
+    reading.convert(gguf, target)
 
 
 def folder(package: Packaged) -> Path:

@@ -1,4 +1,4 @@
-"""The list of documents beside the table, so that listing them needs not open it: a copy that is checked, never trusted."""
+"""A list of the documents beside the table, so that listing them need not open it: a copy, and checked to be one."""
 
 from __future__ import annotations
 

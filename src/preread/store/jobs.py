@@ -102,7 +102,8 @@ class Jobs:
     def running(self, collection: str, sources: Sequence[str]) -> Iterator[Job]:
         """A job that has these sources to learn; they are `queued` from now on.
 
-        What is not finished when the block is left by an error, or the process is killed, stays as an interrupted job's.
+        What is not finished when the block is left by an error, or the process is killed, stays, as an interrupted
+        job's.
         """
         name = uuid.uuid4().hex
         with room("the record of a job"):
@@ -129,10 +130,11 @@ class Jobs:
         alive: dict[str, bool] = {}
         rows = self._rows("select collection, source, state, reason, done, tokens, job from work order by 1, 2")
         found = []
-        for *columns, job in rows:
-            if collection in (None, columns[0]):
-                alive.setdefault(job, self._alive(job))
-                found.append(Work(*columns, alive=alive[job]))
+        for name, source, state, reason, done, tokens, job in rows:
+            if collection in (None, name):
+                if job not in alive:
+                    alive[job] = self._alive(job)
+                found.append(Work(name, source, state, reason, done, tokens, alive[job]))
         return found
 
     def seen(self, collection: str) -> dict[tuple[str, str], Seen]:
@@ -246,14 +248,14 @@ class Job:
         self._cancelled = False
 
     def reading(self, source: str, done: int = 0, tokens: int = 0) -> None:
-        """This source is in hand, and how far; written down at most twice a second once it has begun."""
+        """Have a source in hand, so far; written down at most twice a second once it has begun."""
         if done and time.monotonic() - self._noted < _BETWEEN_S:
             return
         self._noted = time.monotonic()
         self._write("update work set state = 'reading', done = ?, tokens = ?", (done, tokens), source)
 
     def failed(self, source: str, reason: str) -> None:
-        """This source cannot be learned; the record stays until it can, or is forgotten."""
+        """Note that a source cannot be learned; that stays until it can, or is forgotten."""
         self._write("update work set state = 'failed', job = '', reason = ?", (reason,), source)
 
     def done(self, source: str) -> None:

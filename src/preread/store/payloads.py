@@ -65,7 +65,7 @@ class Payloads:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every stored payload by key, without reading any."""
-        found = {}
+        found: dict[str, int] = {}
         for folder in self.folder.glob("??"):
             with os.scandir(folder) as files:
                 found |= {file.name: file.stat().st_size - _DIGEST_BYTES for file in files}

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -25,6 +21,7 @@ from preread.core.config import dump
 from preread.core.errors import PrereadError, UsageError
 from preread.core.method import Objective
 from preread.core.progress import progress
+from preread.core.stopping import deferred_interrupt
 from preread.training import checkpoint
 
 LOG = "log.jsonl"
@@ -120,7 +117,7 @@ def train(
         if accelerator.is_main_process:
             checkpoint.save(folder, done, recipe, parameters, optimizer)
 
-    with _deferred_interrupt() as interrupted, progress(what, config.steps) as advance:
+    with deferred_interrupt() as interrupted, progress(what, config.steps) as advance:
         advance(done)
         while done < config.steps and not interrupted():
             if config.minutes is not None and time.perf_counter() - start > 60 * config.minutes:
@@ -144,30 +141,6 @@ def train(
     if done == config.steps:
         objective.settle()
     return Outcome(done, done == config.steps, _recent_losses(folder / LOG), time.perf_counter() - start)
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Inside the block, Ctrl-C only sets what the given function returns: a step is applied once or not at all.
-
-    A second Ctrl-C interrupts at once. Outside the main thread signals do not arrive, and nothing changes.
-    """
-    seen = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
-            signal.default_int_handler(number, frame)
-        seen = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: seen
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _require(folder: Path) -> None:

@@ -1,0 +1,45 @@
+"""Whether models changed, told from their files' sizes and times, so that they need not be loaded to know."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from preread.core.paths import data_home
+from preread.core.types import sha256
+
+_PINNED = re.compile(r".+@[0-9a-f]{40}")
+_HERE = Path(__file__).parent
+
+
+def stamp(settings: Mapping[str, Any]) -> str | None:
+    """A hash of all that decides the producer of a collection with these settings, as the disk has it now.
+
+    Equal stamps mean equal producers. A file counts by size and time, and so does the code of the models and the method.
+
+    Args:
+        settings: fields of the collection's `Settings`.
+
+    Returns:
+        None where nothing on this disk decides it, such as a hub id without a commit.
+    """
+    from preread.models.packaged import PACKAGED
+
+    name, compressor = str(settings["model"]), settings["options"].get("compressor")
+    model = Path(name).expanduser()
+    if not (model.exists() or name in PACKAGED or _PINNED.fullmatch(name)):
+        return None
+    roots = [model, _HERE / "models", _HERE / "methods" / settings["method"], data_home() / "compressors"]
+    files = sorted(_files([*roots, Path(compressor)] if compressor else roots))
+    return sha256(json.dumps(dict(settings), sort_keys=True, default=str), json.dumps(files))
+
+
+def _files(roots: Iterable[Path]) -> Iterable[tuple[str, int, int]]:
+    for root in roots:
+        for file in [root, *root.rglob("*")] if root.exists() else []:
+            if file.is_file() and file.suffix != ".pyc":
+                stat = file.stat()
+                yield str(file), stat.st_size, stat.st_mtime_ns
