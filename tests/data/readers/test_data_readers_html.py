@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from preread.core.errors import UnreadableDocument
 from preread.data.ingest import read
 
 SENTENCE = "It keeps every row of the table for all who read it, in the order in which they came. "
@@ -108,3 +111,17 @@ def test_a_web_archive_is_its_page(write, sections):
     document = read(write("a.mhtml", ARCHIVE.replace("\n", "\r\n")))
     assert (document.title, document.text) == ("Café", "Saved\n\nOne line = one.")
     assert sections(document) == [("Saved", "Saved")]
+
+
+def test_nothing_is_left_out_without_a_word(write):
+    """What stops a parser of HTML half-way by default: much text in one place, and deep nesting."""
+    document = read(write("a.html", f"<pre>{'word ' * 2_200_000}</pre><p>the end"))
+    assert document.text.endswith("\n\nthe end")
+    assert document.text.count("word") == 2_200_000
+    assert read(write("b.html", "<div>" * 300 + "deep" + "</div>" * 300 + "<p>the end")).text == "deep\n\nthe end"
+    with pytest.raises(UnreadableDocument, match="nested 2,000 deep at most"):
+        read(write("c.html", "<p><font>x" * 3000 + "<p>the end"))
+
+
+def test_a_fragment_is_a_page(write):
+    assert read(write("a.html", "one <b>two</b> &amp; three")).text == "one two & three"

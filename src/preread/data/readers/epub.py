@@ -12,7 +12,7 @@ from zipfile import ZipFile
 from preread.core.errors import PartlyRead
 from preread.core.types import Mark
 from preread.data.readers.archive import DAMAGED, dublin_core_title, member, open_archive, xml
-from preread.data.readers.markup import Writer
+from preread.data.readers.markup import Writer, tree_of
 from preread.data.readers.reading import Reading, Refused, clean
 from preread.data.readers.text import declared, decode
 
@@ -59,13 +59,7 @@ def _book(archive: ZipFile, chapters: list[str], names: dict[str, str], title: s
 
 
 def _page(raw: bytes) -> Any:
-    from lxml import etree, html
-
-    text = clean(decode(raw, declared(raw)))
-    try:  # as bytes, for a declaration of an encoding contradicts text
-        return html.document_fromstring(text.encode(), parser=html.HTMLParser(encoding="utf-8"))
-    except etree.ParserError:  # a chapter may be empty
-        return etree.Element("p")
+    return tree_of(clean(decode(raw, declared(raw))))
 
 
 def _named(root: Any, name: str) -> Iterator[Any]:

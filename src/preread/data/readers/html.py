@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from preread.core.types import Mark, sha256
-from preread.data.readers.markup import HEADINGS, Writer
+from preread.data.readers.markup import HEADINGS, Writer, tree_of
 from preread.data.readers.reading import Reading, Refused, clean
 from preread.data.readers.text import declared, decode
 
@@ -23,14 +23,7 @@ def html(raw: bytes, charset: str) -> Reading:
 
     Its headings are its sections, and no page loses all of them.
     """
-    from trafilatura import load_html
-
-    page = clean(decode(raw, charset or declared(raw)))
-    if not page.strip():
-        return Reading("")
-    tree = load_html(page)
-    if tree is None:
-        raise Refused("HTML", "something else", "Save it with the suffix of what it is.")
+    tree = tree_of(clean(decode(raw, charset or declared(raw))))
     title = clean(" ".join((tree.findtext(".//title") or "").split()))
     found = _visible(tree)
     if len(found.text) > SHORT_PAGE:

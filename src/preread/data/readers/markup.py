@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from preread.core.types import Mark
-from preread.data.readers.reading import Reading, clean, short_enough
+from preread.data.readers.reading import Reading, Refused, clean, short_enough
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 UNSEEN = ("head", "script", "style", "template", "noscript", "rt", "rp")
@@ -16,6 +16,24 @@ PARAGRAPHS = frozenset(HEADINGS) | {
 }
 LINES = frozenset({"br", "li", "tr"})
 CELLS = frozenset({"td", "th"})
+
+
+def tree_of(page: str) -> Any:
+    """The root of a page's tree.
+
+    Raises:
+        Refused: nested so deep that the parser would leave out the rest without a word.
+    """
+    from lxml import etree, html
+
+    parser = html.HTMLParser(encoding="utf-8", huge_tree=True)
+    try:  # as bytes, for a declaration of an encoding contradicts text
+        tree = html.document_fromstring(page.encode(), parser=parser)
+    except etree.ParserError:  # nothing but comments
+        return html.Element("p")
+    if any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in parser.error_log):
+        raise Refused("a page whose parts are nested 2,000 deep at most", "deeper ones", "Convert it to plain text.")
+    return tree
 
 
 class Writer:

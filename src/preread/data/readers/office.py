@@ -8,7 +8,7 @@ from typing import Any
 from zipfile import ZipFile
 
 from preread.data.readers.archive import dublin_core_title, open_archive, xml
-from preread.data.readers.markup import Writer
+from preread.data.readers.markup import Writer, tree_of
 from preread.data.readers.reading import Reading, clean, paged, short_enough
 
 WORD, SLIDES = "a Word document (DOCX)", "a presentation (PPTX)"
@@ -20,14 +20,12 @@ NO_TITLE = "PowerPoint Presentation"
 def docx(raw: bytes, _charset: str) -> Reading:
     """A Word document with its tables, lists and notes; its headings are its sections."""
     import mammoth
-    from lxml import html
 
     with open_archive(raw, WORD) as archive:
         title = _title(archive)
     page = mammoth.convert_to_html(BytesIO(raw), convert_image=lambda _: [], style_map=STYLES).value
     writer = Writer()
-    if page.strip():
-        writer.tree(html.document_fromstring(page))
+    writer.tree(tree_of(page))
     return writer.reading(title)
 
 

@@ -112,7 +112,8 @@ def decode(raw: bytes, charset: str = "") -> str:
     best = guesses.best()
     # Kin of it give the same words with other accents; where it reads as well, Western European is by far likelier.
     western = [guess for guess in guesses if guess.encoding == "cp1252" and best and guess.coherence >= best.coherence]
-    text = str((western or [best])[0] or "")
+    likeliest = western[0] if western else best
+    text = str(likeliest) if likeliest else ""
     if not text or sum(1 for _ in NO_TEXT.finditer(text)) > len(text) / 100:
         raise Refused("text in a known encoding", "bytes in none", "Save it as UTF-8.")
     short_enough(len(text))

@@ -6,7 +6,7 @@ import http.client
 from email.message import Message
 from importlib.metadata import version
 from pathlib import PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib import error, request
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -41,29 +41,18 @@ class Fetched(NamedTuple):
     charset: str
 
 
-class _OnlyWeb(request.HTTPRedirectHandler):
-    """Follows redirects, but out of the web never."""
-
-    def redirect_request(
-        self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
-    ) -> request.Request | None:
-        if urlsplit(newurl).scheme not in ("http", "https"):
-            raise Refused("a web page", f"a redirect to {newurl[:200]}", "Add what it leads to by itself.")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def fetch(address: str) -> Fetched:
     """What stands at an address beginning `http://` or `https://`.
 
     Raises:
         Refused: no answer, an answer that is no page, too large, or of a kind that is not read.
     """
-    opener = request.OpenerDirector()  # not `build_opener`, which would open files and FTP as well
+    opener = request.OpenerDirector()  # not `build_opener`, which would open FTP and files as well, a redirect's too
     for handler in (
         request.ProxyHandler,
         request.HTTPHandler,
         request.HTTPSHandler,
-        _OnlyWeb,
+        request.HTTPRedirectHandler,
         request.HTTPDefaultErrorHandler,
         request.HTTPErrorProcessor,
         request.UnknownHandler,
