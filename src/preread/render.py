@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preread.core.types import Answer, Citation
+from preread.core.types import Answer, Citation, Extent
 
 if TYPE_CHECKING:
+    from preread.compare import Comparison
     from preread.core.defaults import Chosen
     from preread.demo import Asked, Demo
     from preread.doctor import Finding
     from preread.intake import Added
     from preread.lessons import Studied
     from preread.models.loading import Fetched
+    from preread.states import Status
     from preread.store.receipt import Receipt
+    from preread.sync import Synced
 
 WIDTH = 100
 
@@ -61,20 +65,79 @@ def usage(answer: Answer) -> str:
     )
 
 
+def answer(given: Answer) -> str:
+    """The whole of an answer, a doubt before it."""
+    return "\n".join([line for line in (given.doubt, given.text) if line] + [sources(given)])
+
+
 def sources(answer: Answer) -> str:
-    """Citations, cost and notes of an answer."""
+    """Citations, what was read, cost and notes of an answer."""
     lines = [f"  [{i}] {citation(cited)}" for i, cited in enumerate(answer.citations, start=1)]
-    return "\n".join([*lines, f"  {answer.method}: {usage(answer)}", *(f"  note: {note}" for note in answer.notes)])
+    lines += [f"  {line}" for line in (*read(answer), *chosen(answer))]
+    if answer.finish != "withheld":
+        lines.append(f"  {answer.method}: {usage(answer)}")
+    return "\n".join([*lines, *(f"  note: {note}" for note in answer.notes)])
 
 
-def entries(rows: Sequence[dict[str, Any]]) -> str:
+def read(answer: Answer) -> list[str]:
+    """Which parts of which documents were read as text, as memory, and not at all: a line each, where there are any."""
+    lines = []
+    for how, name in (("as text", "text"), ("as memory", "memory"), ("not read", "unread")):
+        parts = [(one, extent) for one in answer.read if (extent := getattr(one, name)).tokens]
+        known = [(one, extent) for one, extent in parts if one.positions]
+        shown = [f"{one.title}, {_places(extent)} ({count(extent.tokens, 'token')})" for one, extent in known]
+        if others := [extent.tokens for one, extent in parts if not one.positions]:
+            shown.append(f"{count(len(others), 'more document')} ({count(sum(others), 'token')})")
+        lines += [f"{how}: {'; '.join(shown)}"] if shown else []
+    return lines
+
+
+def chosen(answer: Answer) -> list[str]:
+    """Why this collection was asked, where there was a choice."""
+    if (route := answer.route) is None:
+        return []
+    return [
+        f"collection {route.collection}: relevance {route.relevance:.2f}, next {route.runner_up} "
+        f"{route.runner_up_relevance:.2f}; --collection chooses another"
+    ]
+
+
+def _places(extent: Extent) -> str:
+    return extent.places if len(extent.places) <= WIDTH else f"{extent.places[:WIDTH]}... (--json has all)"
+
+
+def synced(result: Synced, dry_run: bool = False) -> str:
+    """The last lines of `add`: what was done in all, or what would be."""
+    parts = {
+        "added": len(result.added),
+        "replaced": len(result.replaced),
+        "unchanged": len(result.unchanged),
+        "forgotten": len(result.forgotten),
+        "failed": len(result.failed),
+    }
+    told = ", ".join(f"{number:,} {name}" for name, number in parts.items() if number) or "nothing to add"
+    lines = [f"would be: {told}" if dry_run else f"{told} in {result.seconds:.1f} s"]
+    if dry_run:
+        lists = {"add": result.added, "replace": result.replaced, "forget": result.forgotten}
+        lines = [f"{what}: {source}" for what, sources in lists.items() for source in sources] + lines
+    if result.skipped:
+        kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in result.skipped.most_common())
+        lines.append(f"not read: {kinds}")
+    return "\n".join(lines)
+
+
+def statuses(rows: Sequence[Status]) -> str:
     """The table of `list`."""
     if not rows:
         return "The library is empty. Add a document: preread add FILE"
-    return "\n".join(
-        f"{row['collection']:<16} {row['tokens']:>10,} tokens  {count(row['passages'], 'passage'):<16} {row['source']}"
-        for row in rows
-    )
+    return "\n".join(_status(row) for row in rows)
+
+
+def _status(row: Status) -> str:
+    tokens = f"{row.done:,}/{row.tokens:,}" if row.state in ("queued", "reading") else f"{row.tokens:,}"
+    passages = count(row.entry.passages, "passage") if row.entry else ""
+    reason = f"  ({row.reason})" if row.reason else ""
+    return f"{row.collection:<16} {row.state:<8} {tokens:>12} tokens  {passages:<16} {row.source}{reason}"
 
 
 def passages(rows: Sequence[dict[str, Any]]) -> str:
@@ -89,7 +152,8 @@ def receipt(result: Receipt) -> str:
     """What `forget` removed."""
     what = {"document": result.documents, "passage": result.passages, "payload": result.payloads}
     gone = ", ".join(count(number, name) for name, number in what.items())
-    return f"forgotten: {gone}, {result.bytes_freed:,} bytes freed"
+    checked = f"searched {count(result.searched, 'file')} that are left: nothing of it in any"
+    return f"forgotten: {gone}, {result.bytes_freed:,} bytes freed; {checked}"
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> str:
@@ -150,6 +214,17 @@ def fetched(found: Fetched) -> str:
     """What `models pull` fetched, and where to."""
     notes = ", ".join(note for note in (found.revision and f"commit {found.revision}", found.note) if note)
     return f"{found.name} is at {found.folder}" + (f" ({notes})" if notes else "")
+
+
+def comparison(result: Comparison, out: Path) -> str:
+    """The answers of `compare`, and where its page is."""
+    lines = []
+    for column in result.columns:
+        if column.answer:
+            lines += [f"{column.method}: {column.answer.text}", f"  {usage(column.answer)}"]
+        else:
+            lines.append(f"{column.method}: no answer. {column.error}")
+    return "\n".join([*lines, f"The page is at {out}"])
 
 
 def _shown(item: Asked, method: str, answer: Answer) -> list[str]:

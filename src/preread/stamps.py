@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 def stamp(settings: Mapping[str, Any]) -> str | None:
     """A hash of all that decides the producer of a collection with these settings, as the disk has it now.
 
-    Equal stamps mean equal producers. A file counts by size and time, and so does the code of the models and the method.
+    Equal stamps mean equal producers. A file counts by size and time; so do the models' and the method's code.
 
     Args:
         settings: fields of the collection's `Settings`.

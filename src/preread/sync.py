@@ -61,11 +61,13 @@ OnFailed = Callable[[str, UnreadableDocument], object]
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the paths hold: sources that were named, sources that folders hold, and sources that left their folder."""
+    """What the paths hold: sources that were named, those that folders hold, those that were learned and left their
+    folder, and those that left it before they could be."""
 
     named: dict[str, Path | str] = field(default_factory=dict)
     held: dict[str, Path | str] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 def add(collection: Collection, path: Path | str) -> Added:
@@ -105,6 +107,7 @@ def sync(
         for source in todo:
             (result.replaced if source in known else result.added).append(source)
     else:
+        collection.store.jobs.forget(collection.name, found.lost)
         if todo:
             _learn_all(intake, todo, result, on_added, fail)
         if found.gone:
@@ -135,6 +138,12 @@ def _survey(
         for closed, reason in holds.closed.items():
             fail(closed, _closed(closed, reason))
         gone = [source for source in below if _is_gone(source, holds.closed)]
+        unlearned = [work.source for work in collection.store.jobs.work(collection.name) if not work.alive]
+        found.lost.extend(
+            source
+            for source in set(unlearned).difference(below)
+            if source.startswith(folder + os.sep) and _is_gone(source, holds.closed)
+        )
         if remove or len(below) - len(gone) >= LEAST_LEFT * len(below):
             found.gone.extend(gone)
         else:

@@ -1,4 +1,4 @@
-"""Documents in and out: `add`, `list`, `show`, `forget`."""
+"""Documents in and out: `add`, `cancel`, `list`, `show`, `forget`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from typing import Annotated
 import typer
 
 from preread.cli.app import CollectionOption, JsonOption, LibraryOption, app, complain, emit, open_collection, typed
-from preread.core.errors import PrereadError
+from preread.core.errors import UsageError
 
 
 @app.command()
 def add(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="Files: .txt, .md, .html, .pdf.")],
+    paths: Annotated[list[str], typer.Argument(help="Files, folders (with all below them) and web addresses.")],
     collection: CollectionOption = "default",
     library: LibraryOption = None,
     model: Annotated[str | None, typer.Option(help="Decoder: default, a folder or a hub id. New collections.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Tokens a summary embedding stands for. New collections.")] = None,
     segments: Annotated[str | None, typer.Option(help="independent or recursive. New collections.")] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Forget what is gone from a folder, even if that is most of it.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Read documents and keep their memories.
+    """Read documents and keep their memories; take over what folders hold now: new, changed and removed files.
 
-    Example: preread add report.pdf notes.md --collection work --ratio 16
+    Ctrl-C ends it after the batch in hand, and the same command goes on from there.
+
+    Example: preread add report.pdf notes/ --collection work --ratio 16
     """
     from preread import render
     from preread.library import Library
@@ -37,15 +43,32 @@ def add(
     if opened.store.documents(collection) and not any(typed(context, name) for name in ("model", "ratio", "segments")):
         settings = None  # what is configured is for new collections
     target = opened.collection(collection, settings)
-    failed: PrereadError | None = None
-    for file in files:
-        try:
-            emit(target.add(file), json_, render.added)
-        except PrereadError as error:  # one bad file does not stop the others
-            failed = error
-            complain(error, json_, about=str(file))
-    if failed is not None:
-        raise typer.Exit(failed.exit_code)
+    result = target.sync(
+        paths,
+        remove,
+        dry_run,
+        on_added=lambda added: emit(added, json_, render.added),
+        on_failed=lambda source, error: complain(error, json_, about=source),
+    )
+    if dry_run or len(paths) > 1 or Path(paths[0]).is_dir() or result.forgotten:
+        emit(result, json_, lambda synced: render.synced(synced, dry_run))
+    if result.kept:
+        complain(_too_many_gone(result.kept), json_)
+    if result.failed or result.kept:
+        raise typer.Exit(1)
+
+
+@app.command()
+def cancel(library: LibraryOption = None, json_: JsonOption = False) -> None:
+    """Ask every running `add` of the library to end after the batch it has in hand.
+
+    Example: preread cancel
+    """
+    from preread import render
+    from preread.store.store import Store
+
+    jobs = Store(_library(library)).jobs.cancel()
+    emit({"cancelled": jobs}, json_, lambda _: f"asked to end: {render.count(jobs, 'running job')}")
 
 
 @app.command(name="list")
@@ -54,16 +77,16 @@ def list_(
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """List collections and their documents.
+    """List collections and their documents: learned, queued, being read, stale or failed, and why.
 
     Example: preread list
     """
     from preread import render
-    from preread.core.paths import data_home
+    from preread.states import statuses
     from preread.store.store import Store
 
-    entries = Store(library or data_home() / "library").documents(only)
-    emit([asdict(entry) for entry in entries], json_, render.entries)
+    found = statuses(Store(_library(library)), only)
+    emit([asdict(status) for status in found] if json_ else found, json_, render.statuses)
 
 
 @app.command()
@@ -86,15 +109,39 @@ def show(
 
 @app.command()
 def forget(
-    document: Annotated[str, typer.Argument(help="The document's path, as `preread list` shows it.")],
+    documents: Annotated[list[str] | None, typer.Argument(help="Paths, as `preread list` shows them.")] = None,
     collection: CollectionOption = "default",
+    all_: Annotated[bool, typer.Option("--all", help="All of the collection, and the collection itself.")] = False,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Remove a document, its memories and the adapters taught from it.
+    """Remove documents, their memories and the adapters taught from them, and search the disk for what may be left.
 
     Example: preread forget report.pdf --collection work
     """
     from preread import render
 
-    emit(open_collection(library, collection).forget(document), json_, render.receipt)
+    if bool(documents) == all_:
+        raise UsageError(
+            expected="documents to forget, or --all for the whole collection",
+            got="both" if all_ else "neither",
+            consequence="Nothing was forgotten.",
+            remedy="`preread list` shows what the library holds.",
+        )
+    target = open_collection(library, collection)
+    emit(target.forget(*documents) if documents else target.forget_all(), json_, render.receipt)
+
+
+def _library(library: Path | None) -> Path:
+    from preread.core.paths import data_home
+
+    return library or data_home() / "library"
+
+
+def _too_many_gone(kept: list[str]) -> UsageError:
+    return UsageError(
+        expected="at least half of the folder's documents to be there still",
+        got=f"{len(kept)} whose files are gone, such as {kept[0]}",
+        consequence="They were kept, in case a disk is not mounted or a folder was moved.",
+        remedy="Add the folder again with --remove to forget them.",
+    )

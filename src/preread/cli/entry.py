@@ -12,7 +12,7 @@ import warnings
 from typer.exceptions import TyperException
 
 from preread.cli.app import app, complain, dumps, report, say
-from preread.core.errors import PrereadError, PrereadWarning
+from preread.core.errors import Interrupted, PrereadError, PrereadWarning
 
 INTERRUPTED = 130
 
@@ -35,6 +35,8 @@ def main() -> None:
 def _run(as_json: bool) -> int:
     try:
         return int(app(standalone_mode=False) or 0)
+    except Interrupted:
+        return INTERRUPTED
     except PrereadError as error:
         complain(error, as_json)
         return error.exit_code
