@@ -126,17 +126,25 @@ class Lora(nn.Module):
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @staticmethod
-    def load(folder: Path, layers: Mapping[str, nn.Linear]) -> Lora:
+    def load(folder: Path, layers: Mapping[str, nn.Linear], beside: str | None = None) -> Lora:
         """Read PEFT's layout.
+
+        Args:
+            folder: with `adapter_config.json` and `adapter_model.safetensors`.
+            layers: the decoder's linear layers by name.
+            beside: a module that the file also holds whole, and that is somebody else's to read.
 
         Raises:
             IntegrityError: the files are missing or damaged, or their layers or shapes are not the decoder's.
         """
         try:
             raw = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            if beside is not None and raw.get("modules_to_save") == [beside]:
+                raw["modules_to_save"] = None
             if changed := [key for key, plain in PLAIN.items() if raw.get(key, plain) not in (plain, None, {}, [])]:
                 raise ValueError(f"a variant of LoRA that is not read here ({', '.join(changed)})")
             tensors = load_file(folder / "adapter_model.safetensors")
+            tensors = {name: tensor for name, tensor in tensors.items() if beside not in name.split(".")}
             config = LoraConfig(raw["r"], raw["lora_alpha"], raw.get("lora_dropout", 0.0), tuple(raw["target_modules"]))
             lora = Lora(config, layers)
             for key in list(lora.a):
