@@ -72,3 +72,18 @@ def test_pull_says_where_and_its_failures_have_exit_codes(call, tmp_path, tiny_d
     code, _, err = call("models", "pull", "no-such/model@main", "--json")
     assert code == 1
     assert json.loads(err.splitlines()[-1])["error"] == "UnknownModel"
+
+
+def test_compare_writes_a_page_and_says_where(run, log, tmp_path):
+    assert run("add", str(log), "--model", "tiny")[0] == 0
+    out = tmp_path / "pages" / "one.html"
+    arguments = ("compare", "What met storm number 35?", "--out", str(out), "--max-tokens", "3")
+    code, said, err = run(*arguments)
+    assert code == 0, err
+    assert str(out) in said
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    result = json.loads(run(*arguments, "--json")[1])
+    assert result["page"] == str(out)
+    assert {column["method"] for column in result["columns"]} >= {"text"}
+    code, _, err = run("compare", "Who?", "--out", str(out), "--collection", "none")
+    assert (code, "preread add FILE" in err) == (2, True)

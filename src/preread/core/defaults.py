@@ -29,7 +29,7 @@ class Defaults:
 
     Args:
         library: folder of the library; a relative one in a file is relative to that file.
-        collection: name of the collection.
+        collection: name of the collection; without one, questions find theirs and documents go to `default`.
         model: decoder of new collections.
         method: who reads the documents.
         ratio: tokens a summary embedding stands for, in new collections.
@@ -43,7 +43,7 @@ class Defaults:
     """
 
     library: Path | None = None
-    collection: str = "default"
+    collection: str | None = None
     model: str | None = None
     method: str | None = None
     ratio: float | None = None

@@ -1,0 +1,79 @@
+"""A comparison as one HTML page: no script, nothing fetched, every text escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preread import render
+from preread.compare import Comparison
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+ASSETS = Path(__file__).parent / "assets"
+ENDED = {"stop": "the model", "length": "the limit", "cancelled": "cancelling", "withheld": "doubt"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar of a chart: its label, its length out of 100, its value in words, and whether it is a method's."""
+
+    label: str
+    length: float
+    value: str
+    method: bool
+
+
+def page(comparison: Comparison) -> str:
+    """The whole page. Its policy allows the style that it carries, by hash, and nothing else."""
+    style = (ASSETS / "compare.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    charts = {
+        "Tokens read": _tokens(comparison),
+        "First token": _seconds(comparison),
+        "Kept on disk": _kept(comparison),
+    }
+    template = _environment().get_template("compare.html")
+    read = {column.method: render.read(column.answer) for column in comparison.columns if column.answer}
+    return template.render(it=comparison, style=style, digest=digest, charts=charts, read=read, ended=ENDED)
+
+
+def _tokens(it: Comparison) -> list[Bar]:
+    rows = {c.method: float(c.answer.usage.tokens_read) for c in it.columns if c.answer}
+    return _bars(rows, {"full text": float(it.tokens)}, "{:,.0f}")
+
+
+def _seconds(it: Comparison) -> list[Bar]:
+    return _bars({c.method: c.answer.usage.first_token_s for c in it.columns if c.answer}, {}, "{:.2f} s")
+
+
+def _kept(it: Comparison) -> list[Bar]:
+    rows = {c.method: c.bytes_kept / 1e6 for c in it.columns if c.answer and c.bytes_kept}
+    return _bars(rows, {"the text itself": it.text_bytes / 1e6}, "{:.2f} MB")
+
+
+def _bars(methods: Mapping[str, float], beside: Mapping[str, float], form: str) -> list[Bar]:
+    """Bars of the methods, and of what they are to be seen beside."""
+    longest = max([*methods.values(), *beside.values()], default=0.0) or 1.0
+    rows = [(label, value, True) for label, value in methods.items()]
+    rows += [(label, value, False) for label, value in beside.items()]
+    return [Bar(label, round(100 * value / longest, 2), form.format(value), ours) for label, value, ours in rows]
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
