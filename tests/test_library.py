@@ -66,7 +66,9 @@ def test_a_memory_past_the_window_falls_back_to_passages_and_says_so(collection,
         assert collection.decoder.window - 600 < answer.usage.tokens_read <= collection.decoder.window - 4
         notes = " ".join(answer.notes)
         assert "best passages were read" in notes
-        assert "were not read" in notes
+        [read] = answer.read
+        assert read.unread.tokens == entry.tokens - answer.usage.tokens_of_source > 0
+        assert (read.text.tokens, read.memory.tokens)[method == "lloco"] == answer.usage.tokens_of_source
 
 
 def test_an_interrupted_add_shows_nothing_and_goes_on_where_it_stopped(collection, log, monkeypatch):
@@ -156,7 +158,7 @@ def test_only_what_was_read_is_cited_and_counted(collection, log, tmp_path):
     assert {cited.source for cited in answer.citations} == {str(tmp_path / "submarine.md")}
     assert answer.usage.tokens_of_documents == entries[str(tmp_path / "submarine.md")].tokens
     unread = sum(entry.tokens for entry in entries.values()) - answer.usage.tokens_of_source
-    assert f"{unread:,} tokens of the collection were not read, neither as text nor as memory" in answer.notes
+    assert sum(read.unread.tokens for read in answer.read) == unread
 
 
 def test_passages_are_read_in_the_order_of_the_document(collection, log):
@@ -165,11 +167,12 @@ def test_passages_are_read_in_the_order_of_the_document(collection, log):
     hits = collection.library.retriever.search("sea", "storm number 287 7 140", 6)
     assert [hit.passage.index for hit in hits] != sorted(hit.passage.index for hit in hits)
     memories = Memories(collection.store, collection.handle("text"))
-    context = best_passages(memories, hits, room=10**6)
+    loaded = memories.load([hit.passage for hit in hits])
+    context = best_passages(hits, loaded, room=10**6)
     in_order = sorted((hit.passage for hit in hits), key=lambda passage: passage.index)
     assert [tuple(m.tensors["ids"].tolist()) for m in context.memories] == [passage.ids for passage in in_order]
     assert context.hits == hits
-    tight = best_passages(memories, hits, room=len(hits[0].passage.ids))
+    tight = best_passages(hits, loaded, room=len(hits[0].passage.ids))
     assert [hit.passage.index for hit in tight.hits] == [hits[0].passage.index], "the best one stays"
     assert any("only 1 of 6" in note for note in tight.notes)
 

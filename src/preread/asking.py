@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from preread.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
+from preread.core.memory import Memory
 from preread.core.method import Handle
-from preread.core.types import Answer, Citation, Hit, Sampling, Usage
+from preread.core.types import Answer, Citation, Hit, Passage, Sampling, Turn, Usage
+from preread.coverage import coverage
 from preread.engines.base import Event, check
 from preread.memories import Memories
 from preread.nn.hf import INSTRUCTION
+from preread.retrieval.retriever import Found
+from preread.retrieval.router import route
+from preread.settings import known
+from preread.states import unlearned
 
 if TYPE_CHECKING:
-    from preread.library import Collection
+    from preread.library import Collection, Library
+
+HISTORY_SHARE = 4
+"""Earlier turns take at most one position in so many where the documents alone fill the window."""
 
 
 def ask(
@@ -25,18 +35,30 @@ def ask(
     k: int,
     sampling: Sampling | None,
     on_text: Callable[[str], None],
+    history: Sequence[Turn],
+    strict: bool,
+    on_doubt: Callable[[str], None],
 ) -> Answer:
     """As `Collection.ask`, which says what the arguments mean."""
     collection.require_documents()
-    sampling = sampling or Sampling()
-    handle, retriever = collection.handle(method or collection.settings.method), collection.library.retriever.ready()
+    method, sampling = method or collection.settings.method, sampling or Sampling()
+    known(method)
+    retriever = collection.library.retriever.ready()
+    start = time.perf_counter()
+    found = retriever.find(collection.name, question, k, [turn.question for turn in history])
+    doubt = _doubt(found)
+    if doubt:
+        on_doubt(doubt)
+    if doubt and strict:
+        return _withheld(collection, method, found, doubt)
+    searched = time.perf_counter() - start
+    handle = collection.handle(method)
     check(handle.needs, collection.engine)
     start = time.perf_counter()
-    hits = retriever.search(collection.name, question, k)
     adapter = collection.adapters.attach(handle, collection.decoder)
-    context = _context(collection, handle, question, hits, mode, sampling.max_tokens)
-    prompt = handle.prompt(question, context.memories, adapter)
-    waited = time.perf_counter() - start
+    context, turns = _context(collection, handle, question, found.hits, mode, sampling.max_tokens, history)
+    prompt = handle.prompt(question, context.memories, adapter, turns)
+    waited = searched + time.perf_counter() - start
     pieces: list[str] = []
     event: Event | None = None
     for event in collection.engine.generate([prompt], sampling):
@@ -44,39 +66,144 @@ def ask(
         on_text(event.text)
     assert event is not None
     assert event.finish is not None
+    entries = collection.documents()
     usage = Usage(
         tokens_read=len(prompt),
         tokens_of_source=sum(memory.tokens for memory in context.memories),
-        tokens_of_documents=sum(entry.tokens for entry in collection.documents() if entry.source in context.sources),
+        tokens_of_documents=sum(entry.tokens for entry in entries if entry.source in context.read),
         tokens_written=event.tokens,
         first_token_s=waited + event.first_token_s,
         per_token_s=event.per_token_s,
     )
-    citations = tuple(_citation(hit) for hit in context.hits[:k])
-    left = sum(entry.tokens for entry in collection.documents()) - usage.tokens_of_source
-    unread = [f"{left:,} tokens of the collection were not read, neither as text nor as memory"] if left else []
-    notes = (*handle.caveats(context.memories), *collection.adapters.caveats(handle), *context.notes, *unread)
-    return Answer("".join(pieces).strip(), handle.name, citations, usage, event.finish, notes)
+    return Answer(
+        text="".join(pieces).strip(),
+        method=handle.name,
+        collection=collection.name,
+        relevance=found.relevance,
+        doubt=doubt,
+        route=None,
+        citations=tuple(_citation(hit) for hit in context.hits[:k]),
+        read=coverage(collection.store, entries, context.read, context.positions, as_text=not handle.scopes),
+        usage=usage,
+        finish=event.finish,
+        notes=(
+            *handle.caveats(context.memories),
+            *collection.adapters.caveats(handle),
+            *unlearned(collection.store, collection.name),
+            *context.notes,
+        ),
+    )
+
+
+def ask_library(
+    library: Library, question: str, history: Sequence[Turn], ask_it: Callable[[Collection], Answer]
+) -> Answer:
+    """Put a question to the collection that it belongs to.
+
+    Args:
+        library: whose collections are looked at.
+        question: the user's words.
+        history: turns before it.
+        ask_it: puts it to the collection.
+    """
+    names = sorted({entry.collection for entry in library.store.documents()})
+    if len(names) < 2:
+        return ask_it(library.opened(names[0] if names else "default"))
+    chosen = route(library.retriever, question, names, [turn.question for turn in history])
+    return replace(ask_it(library.opened(chosen.collection)), route=chosen)
+
+
+def _doubt(found: Found) -> str:
+    """What a reader must hear before the answer, if the documents do not seem to hold it."""
+    if found.relevance >= found.threshold:
+        return ""
+    return (
+        f"The documents do not seem to hold an answer to this: relevance {found.relevance:.2f}, and "
+        f"{1 - found.missed:.0%} of the questions that documents did answer had at least {found.threshold:.2f}."
+    )
+
+
+def _withheld(collection: Collection, method: str, found: Found, doubt: str) -> Answer:
+    """An answer without words, because none could be trusted; the nearest passages are cited, nothing was read."""
+    return Answer(
+        text="",
+        method=method,
+        collection=collection.name,
+        relevance=found.relevance,
+        doubt=doubt,
+        route=None,
+        citations=tuple(_citation(hit) for hit in found.hits),
+        read=coverage(collection.store, collection.documents(), {}, {}, as_text=True),
+        usage=Usage(0, 0, 0, 0, 0.0, 0.0),
+        finish="withheld",
+        notes=unlearned(collection.store, collection.name),
+    )
 
 
 def _context(
-    collection: Collection, handle: Handle, question: str, hits: Sequence[Hit], mode: Mode | None, answer: int
-) -> Context:
-    """What the prompt will hold, leaving room for frame and answer, and what the reader must be told of it."""
-    frame = len(handle.prompt(question, [])) + len(collection.decoder.tokens(INSTRUCTION))
-    room = collection.decoder.window - frame - answer
-    memories = Memories(collection.store, handle)
-    if (mode or ("document" if handle.scopes else "passages")) == "passages":
-        return best_passages(memories, hits, room)
+    collection: Collection,
+    handle: Handle,
+    question: str,
+    hits: Sequence[Hit],
+    mode: Mode | None,
+    answer: int,
+    history: Sequence[Turn],
+) -> tuple[Context, Sequence[Turn]]:
+    """What the prompt will hold, leaving room for frame and answer: the documents first, then the newest turns."""
+    decoder, memories = collection.decoder, Memories(collection.store, handle)
+    bare = len(handle.prompt(question, [])) + len(decoder.tokens(INSTRUCTION))
+    free = decoder.window - bare - answer
+    whole = (mode or ("document" if handle.scopes else "passages")) == "document"
+    passages = _passages_of(collection, hits[0].source) if whole else [hit.passage for hit in hits]
+    loaded = whole_document(memories, passages) if whole else memories.load(passages)
+    needed = positions(loaded)
+    turns, taken = _newest(handle, question, history, free - needed if needed <= free else free // HISTORY_SHARE)
+    room, dropped = free - taken, len(history) - len(turns)
+    notes = [f"{dropped} of {len(history)} earlier turns were left out: the window is full"] if dropped else []
+    if not whole:
+        context = best_passages(hits, loaded, room)
+    elif needed <= room:
+        context = _all_of(hits, passages, loaded)
+    else:
+        context = _instead(collection, memories, question, hits[0], needed, room, [turn.question for turn in history])
+    return replace(context, notes=[*notes, *context.notes]), turns
+
+
+def _passages_of(collection: Collection, source: str) -> list[Passage]:
+    return [stored.passage for stored in collection.store.passages(collection.name, source)]
+
+
+def _newest(handle: Handle, question: str, history: Sequence[Turn], spare: int) -> tuple[Sequence[Turn], int]:
+    """The newest turns that fit into `spare` positions, and how many they take."""
+    bare = len(handle.prompt(question, []))
+    for first in range(len(history)):
+        taken = len(handle.prompt(question, [], history=history[first:])) - bare
+        if taken <= spare:
+            return history[first:], taken
+    return (), 0
+
+
+def _all_of(hits: Sequence[Hit], passages: Sequence[Passage], loaded: list[Memory]) -> Context:
     source = hits[0].source
-    passages = [stored.passage for stored in collection.store.passages(collection.name, source)]
-    whole = whole_document(memories, passages)
-    if positions(whole) <= room:
-        return Context(whole, [hit for hit in hits if hit.source == source], [])
-    wider = collection.library.retriever.search(collection.name, question, MOST_PASSAGES)
-    best = best_passages(memories, [hit for hit in wider if hit.source == source], room)
-    note = f"all of {hits[0].title} takes {positions(whole)} positions and {room} are free"
-    return Context(best.memories, best.hits, [f"{note}: its best passages were read", *best.notes])
+    own = [hit for hit in hits if hit.source == source]
+    return Context(loaded, own, {source: passages}, {source: positions(loaded)}, [])
+
+
+def _instead(
+    collection: Collection,
+    memories: Memories,
+    question: str,
+    best: Hit,
+    needed: int,
+    room: int,
+    earlier: Sequence[str],
+) -> Context:
+    """The best passages of a document that is too large for the window."""
+    wider = collection.library.retriever.find(collection.name, question, MOST_PASSAGES, earlier).hits
+    own = [hit for hit in wider if hit.source == best.source]
+    context = best_passages(own, memories.load([hit.passage for hit in own]), room)
+    note = f"all of {best.title} takes {needed} positions and {room} are free: its best passages were read"
+    return replace(context, notes=[note, *context.notes])
 
 
 def _citation(hit: Hit) -> Citation:

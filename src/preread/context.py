@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,17 +24,16 @@ class Context:
     Args:
         memories: in reading order.
         hits: the passages among them that the retriever found, best first.
+        read: every passage that the memories stand for, by source.
+        positions: positions that they take, by source.
         notes: what was left out.
     """
 
     memories: list[Memory]
     hits: list[Hit]
+    read: Mapping[str, Sequence[Passage]]
+    positions: Mapping[str, int]
     notes: list[str]
-
-    @property
-    def sources(self) -> set[str]:
-        """The documents that they are of."""
-        return {hit.source for hit in self.hits}
 
 
 def whole_document(memories: Memories, passages: Sequence[Passage]) -> list[Memory]:
@@ -46,8 +46,15 @@ def positions(memories: Sequence[Memory]) -> int:
     return sum(memory.positions for memory in memories)
 
 
-def best_passages(memories: Memories, hits: Sequence[Hit], room: int) -> Context:
+def best_passages(hits: Sequence[Hit], memories: Sequence[Memory], room: int) -> Context:
     """The best passages that fit into `room` positions, in the order of their documents.
+
+    The order does not depend on which is best, so that two questions of the same passages begin with the same prompt.
+
+    Args:
+        hits: best first.
+        memories: of each of them.
+        room: positions that are free.
 
     Raises:
         WindowExceeded: not one fits.
@@ -55,7 +62,7 @@ def best_passages(memories: Memories, hits: Sequence[Hit], room: int) -> Context
     kept: list[tuple[Hit, Memory]] = []
     notes: list[str] = []
     used = 0
-    for hit, memory in zip(hits, memories.load([hit.passage for hit in hits]), strict=True):
+    for hit, memory in zip(hits, memories, strict=True):
         if used + memory.positions > room:
             notes.append(f"only {len(kept)} of {len(hits)} passages fit the decoder's window")
             break
@@ -69,4 +76,9 @@ def best_passages(memories: Memories, hits: Sequence[Hit], room: int) -> Context
             remedy="Ask a shorter question, or write fewer tokens (--max-tokens).",
         )
     in_order = sorted(kept, key=lambda pair: (pair[0].source, pair[0].passage.index))
-    return Context([memory for _, memory in in_order], [hit for hit, _ in kept], notes)
+    read: dict[str, list[Passage]] = defaultdict(list)
+    taken: dict[str, int] = defaultdict(int)
+    for hit, memory in in_order:
+        read[hit.source].append(hit.passage)
+        taken[hit.source] += memory.positions
+    return Context([memory for _, memory in in_order], [hit for hit, _ in kept], read, taken, notes)

@@ -16,8 +16,32 @@ import typer
 from preread import cli
 from preread.settings import Settings
 
-COMMANDS = ["add", "study", "ask", "list", "show", "forget", "demo", "bench cpu", "bench memory", "train compressor"]
-COMMANDS += ["config show", "config path", "config set", "config unset", "doctor", "models list", "models pull"]
+COMMANDS = [
+    "add",
+    "cancel",
+    "study",
+    "ask",
+    "chat",
+    "list",
+    "show",
+    "forget",
+    "demo",
+    "bench cpu",
+    "bench memory",
+    "bench retrieval",
+    "train compressor",
+    "train relevance",
+]
+COMMANDS += [
+    "config show",
+    "config path",
+    "config set",
+    "config unset",
+    "doctor",
+    "models list",
+    "models pull",
+    "compare",
+]
 
 
 def test_add_ask_list_show_forget(run, log):

@@ -41,6 +41,21 @@ CollectionOption = Annotated[
     str,
     typer.Option("--collection", "-c", help="Name of the collection.", autocompletion=completion.collections),
 ]
+AnyCollectionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--collection",
+        "-c",
+        help="Name of the collection; by default the one whose documents most likely hold the answer.",
+        autocompletion=completion.collections,
+    ),
+]
+ModeOption = Annotated[str | None, typer.Option(help="document or passages; by default what the memory allows.")]
+PassagesOption = Annotated[int, typer.Option(help="Passages to cite, and to read in mode passages.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="No answer where the documents do not seem to hold one; exit code 3.")
+]
+MaxTokensOption = Annotated[int, typer.Option(help="Most tokens of the answer.")]
 MethodOption = Annotated[
     str | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from dataclasses import asdict
@@ -90,3 +91,46 @@ def memory(
         command = shlex.join(["preread", *sys.argv[1:]])
         write(out, table, f"{method} on {decoder.name}, {decoder.note}", str(compressor or "as shipped"), command, at)
     emit(table, json_, render.recoveries)
+
+
+@bench_app.command()
+def retrieval(
+    data: Annotated[Path, typer.Option(help="Folder of the question sets.")],
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    questions: Annotated[int, typer.Option(help="Most questions of a collection that are routed.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of the questions and documents drawn.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Measure whether the right passage and collection are found, and questions without an answer known for such.
+
+    Example: preread bench retrieval --data DATA --out results/figures.jsonl
+    """
+    from preread import render
+    from preread.bench.figures import publish
+    from preread.bench.holdings import default_tokenizer
+    from preread.bench.retrieval import retrieval_figures
+    from preread.retrieval.embedder import Embedder
+
+    figures = retrieval_figures(data, default_tokenizer(), Embedder(), seed, questions)
+    publish(figures, out)
+    emit([asdict(figure) for figure in figures], json_, render.figures)
+
+
+@train_app.command()
+def relevance(
+    data: Annotated[Path, typer.Option(help="Folder of the question sets.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the fit; the shipped one is retrieval/relevance.json.")],
+    seed: Annotated[int, typer.Option(help="Of the questions and documents drawn.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Fit how likely documents hold an answer by what a search finds, on questions with and without their documents.
+
+    Example: preread train relevance --data DATA --out relevance.json
+    """
+    from preread.bench.holdings import default_tokenizer
+    from preread.bench.relevance import fit
+    from preread.retrieval.embedder import Embedder
+
+    fitted = fit(data, default_tokenizer(), Embedder(), seed)
+    out.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
+    emit(fitted, json_, lambda found: f"fitted on {found['how']['questions']} questions: {out}")

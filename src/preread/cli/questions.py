@@ -8,17 +8,25 @@ from typing import Annotated, Any
 import typer
 
 from preread.cli.app import (
+    AnyCollectionOption,
     CollectionOption,
     JsonOption,
     LibraryOption,
+    MaxTokensOption,
     MethodOption,
+    ModeOption,
+    PassagesOption,
     SetOption,
+    StrictOption,
     app,
     emit,
     open_collection,
     say,
     write,
 )
+
+WITHHELD = 3
+"""Exit code where `--strict` let no answer be written: a bar of quality was not reached."""
 
 
 @app.command(name="study")
@@ -50,12 +58,13 @@ def study_(
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
-    collection: CollectionOption = "default",
+    collection: AnyCollectionOption = None,
     method: MethodOption = None,
-    mode: Annotated[str | None, typer.Option(help="document or passages; by default what the memory allows.")] = None,
-    passages: Annotated[int, typer.Option(help="Passages to cite, and to read in mode passages.")] = 5,
+    mode: ModeOption = None,
+    passages: PassagesOption = 5,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is written.")] = False,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of the answer.")] = 128,
+    strict: StrictOption = False,
+    max_tokens: MaxTokensOption = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Smallest set of tokens with this probability.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes a drawn answer repeatable.")] = None,
@@ -63,19 +72,33 @@ def ask(
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Answer a question from a collection, with citations and what it cost.
+    """Answer a question from a collection, with citations, what was read and what it cost.
+
+    Without --collection the question goes to the collection whose documents most likely hold the answer. Where none
+    seems to, the answer begins by saying so; with --strict there is none, and the exit code is 3.
 
     Example: preread ask "Who may end the contract?" --collection work --stream
     """
     from preread import render
     from preread.core.types import Sampling
+    from preread.library import Library
 
     sampling = Sampling(max_tokens, temperature, top_p, seed=seed, stop=tuple(stop or ()))
     live = stream and not json_
-    answer = open_collection(library, collection).ask(
-        question, method, _mode(mode), passages, sampling, write if live else lambda _: None
+    asked = open_collection(library, collection) if collection is not None else Library(library)
+    answer = asked.ask(
+        question,
+        method,
+        mode_of(mode),
+        passages,
+        sampling,
+        write if live else lambda _: None,
+        strict=strict,
+        on_doubt=(lambda doubt: write(doubt + "\n")) if live else lambda _: None,
     )
-    emit(answer, json_, lambda a: ("\n" if live else f"{a.text}\n") + render.sources(a))
+    emit(answer, json_, lambda a: "\n" + render.sources(a) if live else render.answer(a))
+    if answer.finish == "withheld":
+        raise typer.Exit(WITHHELD)
 
 
 @app.command(name="demo")
@@ -97,7 +120,12 @@ def demo_(
     emit(demo(config, say, folder), json_, render.demo)
 
 
-def _mode(mode: str | None) -> Any:
+def mode_of(mode: str | None) -> Any:
+    """A mode by name.
+
+    Raises:
+        UsageError: there is no such mode.
+    """
     from preread.core.errors import UsageError
 
     if mode not in (None, "document", "passages"):

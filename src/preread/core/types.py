@@ -221,23 +221,85 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Parts of a document.
+
+    Args:
+        tokens: how many tokens they have together.
+        places: where they stand, such as `pages 1-3, 7, part of 8`; empty where there are none.
+    """
+
+    tokens: int = 0
+    places: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRead:
+    """Which parts of a document were read for an answer, and how; the three are all of it.
+
+    Args:
+        source: path or address of the document.
+        title: a name to show.
+        text: read as plain tokens.
+        memory: read as what a method made of them.
+        unread: not read at all.
+        positions: positions of the prompt that text and memory took.
+    """
+
+    source: str
+    title: str
+    text: Extent
+    memory: Extent
+    unread: Extent
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Why a question went to a collection.
+
+    Args:
+        collection: where it went.
+        relevance: that of the collection's documents.
+        runner_up: the collection with the next highest relevance.
+        runner_up_relevance: that of its documents.
+    """
+
+    collection: str
+    relevance: float
+    runner_up: str
+    runner_up_relevance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A reply, what it rests on and what it cost.
 
     Args:
-        text: the reply.
+        text: the reply; empty where it was withheld.
         method: which method read the documents.
+        collection: whose documents they are.
+        relevance: how likely the documents hold the answer, from 0 to 1; it compares between questions and collections.
+        doubt: a sentence for the reader where the relevance is low; empty where it is not.
+        route: why this collection was asked; None where it was named or is the only one.
         citations: passages behind it, best first.
+        read: every document of the collection, with what was read of it and what was not.
         usage: tokens and seconds.
-        finish: `stop` (the model ended it), `length` (the limit did) or `cancelled`.
-        notes: what the reader must know, such as a fall-back or parts that were not read.
+        finish: `stop` (the model ended it), `length` (the limit did), `cancelled`, or `withheld` (the documents do not
+            seem to hold the answer, and that was to be strict).
+        notes: what else the reader must know, such as a fall-back.
     """
 
     text: str
     method: str
+    collection: str
+    relevance: float
+    doubt: str
+    route: Route | None
     citations: tuple[Citation, ...]
+    read: tuple[DocumentRead, ...]
     usage: Usage
-    finish: Literal["stop", "length", "cancelled"]
+    finish: Literal["stop", "length", "cancelled", "withheld"]
     notes: tuple[str, ...] = ()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from preread.core.errors import FingerprintMismatch, UsageError
 from preread.core.types import Hit, Passage
 from preread.retrieval.embedder import Embedder
+from preread.retrieval.relevance import Evidence, calibration, evidence, mean
 from preread.store.store import Store
 
 Mode = Literal["hybrid", "dense", "bm25"]
@@ -24,6 +26,36 @@ FairytaleQA and Natural Questions is 0.916 against 0.893; bm25 alone has 0.896, 
 """
 _POOL = 25
 """Each side of a hybrid search ranks at least this many passages, so that its worst score is a poor one."""
+EARLIER = 2
+"""Questions of the same conversation that a follow-up is joined with.
+
+Recall@5 over training questions of SQuAD 2 that lost their names to "it" and follow two of the same paragraph: 0.98
+by the average, 0.97 joined alone, 0.84 by themselves, 0.94 if one question is joined; behind two of another article,
+whole: 0.94, 0.42, 0.97 and 0.94.
+"""
+JUDGED = 5
+"""Passages of which one must hold the question's words for them to count as evidence."""
+
+
+_QUESTIONS_KEPT = 64
+"""Vectors of the last questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a collection has for a question.
+
+    Args:
+        hits: the best passages, best first, as `Retriever.search` gives them.
+        relevance: how likely the collection holds the answer, from 0 to 1; compares between questions and collections.
+        threshold: relevance below which that is to be doubted.
+        missed: the share of answerable questions that fall below it.
+    """
+
+    hits: list[Hit]
+    relevance: float
+    threshold: float
+    missed: float
 
 
 class Retriever:
@@ -31,6 +63,7 @@ class Retriever:
 
     def __init__(self, store: Store, embedder: Embedder) -> None:
         self._store, self._embedder = store, embedder
+        self._vectors: dict[str, np.ndarray] = {}
 
     def ready(self) -> Retriever:
         """Load the embedder now, so that the first search takes no longer than the next."""
@@ -71,13 +104,40 @@ class Retriever:
                 consequence="Nothing was searched.",
                 remedy="Correct them.",
             )
+        return _fuse(self._sides(collection, question, k, mode))[:k]
+
+    def find(self, collection: str, question: str, k: int = 5, earlier: Sequence[str] = ()) -> Found:
+        """The k best passages of a hybrid search, and how likely the collection holds the answer.
+
+        Args:
+            collection: the collection's name.
+            question: any text.
+            k: how many.
+            earlier: questions before it in the same conversation, oldest first. What a follow-up leaves out stands in
+                them: it is searched for by itself and behind the last two of them, and the scores are averaged.
+
+        Raises:
+            FingerprintMismatch: the library holds another embedder's vectors.
+        """
+        asked = [question, *([" ".join([*earlier[-EARLIER:], question])] if earlier else [])]
+        searches = [self._sides(collection, words, k, "hybrid") for words in asked]
+        fitted = calibration(self._embedder.fingerprint)
+        hits = _average([_fuse(sides) for sides in searches])[:k]
+        relevance = fitted.relevance(mean(map(_evidence, asked, searches)))
+        return Found(hits, relevance, fitted.threshold, fitted.missed)
+
+    def evidence(self, collection: str, question: str) -> Evidence:
+        """What speaks for a collection that holds the answer; relevance is a function of it."""
+        return _evidence(question, self._sides(collection, question, 1, "hybrid"))
+
+    def _sides(self, collection: str, question: str, k: int, mode: Mode) -> dict[str, list[Hit]]:
         pool = max(_POOL, 5 * k) if mode == "hybrid" else k
         found: dict[str, list[Hit]] = {}
         if mode != "bm25":
             found["dense"] = self._store.nearest(collection, self._vector(question), pool)
         if mode != "dense":
             found["bm25"] = self._store.matching(collection, question, pool)
-        return _fuse(found)[:k]
+        return found
 
     def _vector(self, question: str) -> np.ndarray:
         held, ours = self._store.embedder, self._embedder.fingerprint
@@ -88,7 +148,18 @@ class Retriever:
                 consequence="Nothing was searched, because their vectors cannot be compared.",
                 remedy="Use the embedder that the library was made with, or search by words (bm25).",
             )
-        return np.asarray(self._embedder.embed([question], "question")[0])
+        if question not in self._vectors:  # several collections are asked the same
+            if len(self._vectors) >= _QUESTIONS_KEPT:
+                self._vectors = {}
+            self._vectors[question] = np.asarray(self._embedder.embed([question], "question")[0])
+        return self._vectors[question]
+
+
+def _evidence(question: str, sides: dict[str, list[Hit]]) -> Evidence:
+    """Of the same number of passages whatever was asked for, so that it compares."""
+    ranked = _fuse({name: hits[:_POOL] for name, hits in sides.items()})
+    texts = [hit.passage.text for hit in ranked]
+    return evidence(question, sides["dense"][0].score if sides["dense"] else None, texts[:JUDGED], texts)
 
 
 def _fuse(found: dict[str, list[Hit]]) -> list[Hit]:
@@ -104,3 +175,15 @@ def _fuse(found: dict[str, list[Hit]]) -> list[Hit]:
             extra = {**before.extra, name: hit.score, f"{name}_rank": float(rank)}
             fused[place] = replace(before, score=score, extra=extra)
     return [fused[place] for place in sorted(fused, key=lambda place: (-fused[place].score, place))]
+
+
+def _average(rankings: Sequence[Sequence[Hit]]) -> list[Hit]:
+    """One ranking of several that count the same; what one of them did not find scores 0 there."""
+    if len(rankings) == 1:
+        return list(rankings[0])
+    joined: dict[tuple[str, int], Hit] = {}
+    for hit in chain.from_iterable(rankings):
+        place = (hit.source, hit.passage.index)
+        before = joined.get(place, replace(hit, score=0.0))
+        joined[place] = replace(before, score=before.score + hit.score / len(rankings))
+    return [joined[place] for place in sorted(joined, key=lambda place: (-joined[place].score, place))]
