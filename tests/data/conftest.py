@@ -11,7 +11,10 @@ import pytest
 from docx import Document as WordDocument
 from pptx import Presentation
 
+from preread.core.errors import UnreadableDocument
 from preread.core.types import Document
+from preread.data.ingest import read
+from preread.data.readers.reading import TEXT_MOST
 
 
 @pytest.fixture
@@ -143,3 +146,50 @@ def pptx() -> Callable[..., bytes]:
 @pytest.fixture(scope="session")
 def epub() -> Callable[..., bytes]:
     return _epub
+
+
+def _words(document):
+    document.add_heading("Heading", 1)
+    document.add_paragraph("Some words.")
+    document.add_table(1, 2).cell(0, 0).text = "cell"
+
+
+def _slides(deck):
+    slide = deck.slides.add_slide(deck.slide_layouts[1])
+    slide.shapes.title.text, slide.placeholders[1].text = "Title", "Body"
+
+
+@pytest.fixture(scope="session")
+def whole() -> dict[str, bytes]:
+    """A good file of each kind."""
+    return {
+        ".pdf": _pdf([["First page."], ["Second page."]], title="Title"),
+        ".docx": _docx(_words),
+        ".pptx": _pptx(_slides),
+        ".epub": _epub(["<h1>One</h1><p>Words.</p>", "<p>More.</p>"]),
+        ".html": b"<html><head><title>T</title></head><body><h1>One</h1><p>Words.</p></body></html>",
+        ".mhtml": b"Content-Type: text/html; charset=utf-8\r\n\r\n<h1>One</h1><p>Words.</p>",
+        ".md": b"---\ntitle: T\n---\n# One\n\nWords.\n",
+        ".txt": b"CHAPTER I\n\nWords.\n",
+    }
+
+
+def _told(path) -> Document | str:
+    """The document in a file, or the line that refuses it; neither may hold what is in files of this machine."""
+    try:
+        document = read(path)
+    except UnreadableDocument as error:
+        message = str(error)
+    else:
+        assert document.text.strip()
+        assert len(document.text) <= TEXT_MOST
+        assert "root:" not in document.text
+        return document
+    assert "\n" not in message
+    assert "root:" not in message
+    return message
+
+
+@pytest.fixture(scope="session")
+def told() -> Callable[[Path], Document | str]:
+    return _told

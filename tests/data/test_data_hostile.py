@@ -4,52 +4,17 @@ from __future__ import annotations
 
 import os
 import random
-import resource
-import struct
+import re
 import sys
-import time
 import zipfile
-import zlib
-from contextlib import suppress
 from io import BytesIO
 
 import pytest
 
 from preread.core.errors import UnreadableDocument
-from preread.data import bounded
-from preread.data.ingest import SUFFIXES, fingerprint, read
-from preread.data.readers.reading import FILE_MOST, TEXT_MOST, UNPACKED_MOST, Refused
+from preread.data.ingest import fingerprint, read
 
 pytestmark = pytest.mark.filterwarnings("ignore::preread.core.errors.PartlyRead")
-ENTITIES = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a0 "ha">%s]>' % "".join(
-    f'<!ENTITY a{level} "{f"&a{level - 1};" * 10}">' for level in range(1, 11)
-)
-
-
-def words(document):
-    document.add_heading("Heading", 1)
-    document.add_paragraph("Some words.")
-    document.add_table(1, 2).cell(0, 0).text = "cell"
-
-
-def slides(deck):
-    slide = deck.slides.add_slide(deck.slide_layouts[1])
-    slide.shapes.title.text, slide.placeholders[1].text = "Title", "Body"
-
-
-@pytest.fixture(scope="module")
-def whole(pdf, docx, pptx, epub):
-    """A good file of each kind."""
-    return {
-        ".pdf": pdf([["First page."], ["Second page."]], title="Title"),
-        ".docx": docx(words),
-        ".pptx": pptx(slides),
-        ".epub": epub(["<h1>One</h1><p>Words.</p>", "<p>More.</p>"]),
-        ".html": b"<html><head><title>T</title></head><body><h1>One</h1><p>Words.</p></body></html>",
-        ".mhtml": b"Content-Type: text/html; charset=utf-8\r\n\r\n<h1>One</h1><p>Words.</p>",
-        ".md": b"---\ntitle: T\n---\n# One\n\nWords.\n",
-        ".txt": b"CHAPTER I\n\nWords.\n",
-    }
 
 
 def refusal(path) -> str:
@@ -101,8 +66,6 @@ def test_a_mislabelled_file_is_told_what_it_is_and_how_to_add_it(write, whole, c
 )
 @pytest.mark.parametrize("suffix", [".docx", ".pptx", ".epub", ".pdf", ".txt"])
 def test_what_is_no_document_is_named(write, suffix, content, says):
-    import re
-
     assert re.search(says, refusal(write(f"a{suffix}", content)))
 
 
@@ -193,137 +156,13 @@ def damaged_inside(raw: bytes, dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".docx", ".pptx", ".epub", ".html", ".mhtml", ".md", ".txt"])
-def test_damaged_files_give_a_document_or_a_refusal(write, whole, suffix):
-    """400 files, the same ones each time; whatever comes is a document, or a refusal in one line."""
+def test_damaged_files_give_a_document_or_a_refusal(write, whole, told, suffix):
+    """240 files, the same ones each time; whatever comes is a document, or a refusal in one line."""
     dice = random.Random(suffix)
     archive = suffix in (".docx", ".pptx", ".epub")
     read(write(f"whole{suffix}", whole[suffix]))
-    for number in range(50):
+    for number in range(30):
         inside = archive and number % 2
         raw = (damaged_inside if inside else damaged)(whole[suffix], dice)
-        start = time.monotonic()
-        try:
-            document = read(write(f"a{suffix}", raw))
-        except UnreadableDocument as error:
-            assert "\n" not in str(error)
-        else:
-            assert document.text.strip()
-            assert all(0 <= mark.start <= len(document.text) for mark in document.marks)
-        assert time.monotonic() - start < 20
-
-
-# Bombs
-
-
-def deflated(size: int, byte: bytes = b"a") -> bytes:
-    return zlib.compress(byte * size, 9)
-
-
-def pdf_of(stream: bytes, count: int = 1) -> bytes:
-    """A PDF whose page says `count` times the same compressed stream."""
-    contents = " ".join(["4 0 R"] * count)
-    objects = (
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents [{contents}] /Resources << /Font << /F1 "
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>".encode(),
-        b"<< /Filter /FlateDecode /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
-    )
-    body = b"".join(b"%d 0 obj\n%s\nendobj\n" % (number, content) for number, content in enumerate(objects, 1))
-    return b"%PDF-1.4\n" + body + b"trailer << /Size 5 /Root 1 0 R >>\n%%EOF\n"
-
-
-def with_member(raw: bytes, name: str, content: bytes) -> bytes:
-    out = BytesIO()
-    with zipfile.ZipFile(BytesIO(raw)) as before, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as after:
-        for other in before.namelist():
-            if other != name:
-                after.writestr(other, before.read(other))
-        after.writestr(name, content)
-    return out.getvalue()
-
-
-def lying(raw: bytes, name: str, size: int) -> bytes:
-    """The archive, saying of one member in both of its headers that it unpacks to `size` bytes."""
-    out = bytearray(raw)
-    for signature, at_size, at_name in ((b"PK\x03\x04", 22, 30), (b"PK\x01\x02", 24, 46)):
-        at = 0
-        while (at := out.find(signature, at)) >= 0:
-            if out[at + at_name :].startswith(name.encode()):
-                out[at + at_size : at + at_size + 4] = struct.pack("<I", size)
-            at += 4
-    return bytes(out)
-
-
-def bombs(whole, epub, zipped):
-    large = b"<w:p/>" * 20_000_000
-    nested = zipped({f"{number}.zip": zipped({"a": b"\0" * 10_000_000}) for number in range(5)})
-    page = "<html><body>%s</body></html>"
-    swollen = with_member(whole[".docx"], "word/media/image.png", b"\0" * (UNPACKED_MOST + 1))
-    yield "unpacks to too much", ".docx", swollen
-    yield "says it unpacks to too much", ".epub", lying(whole[".epub"], "OEBPS/text/ch 0.xhtml", 4_000_000_000)
-    yield (
-        "says it unpacks to little",
-        ".docx",
-        lying(with_member(whole[".docx"], "word/document.xml", large), "word/document.xml", 99),
-    )
-    yield "markup without end", ".docx", with_member(whole[".docx"], "word/document.xml", large)
-    yield "nested archives", ".docx", with_member(nested, "word/document.xml", b"<w:document/>")
-    yield "nested archives as a book", ".epub", with_member(nested, "META-INF/container.xml", b"<container/>")
-    for suffix, name in (
-        (".docx", "word/document.xml"),
-        (".docx", "docProps/core.xml"),
-        (".docx", "[Content_Types].xml"),
-        (".pptx", "ppt/presentation.xml"),
-        (".pptx", "ppt/slides/slide1.xml"),
-        (".epub", "META-INF/container.xml"),
-        (".epub", "OEBPS/package.opf"),
-    ):
-        yield f"entities in {name}", suffix, with_member(whole[suffix], name, f"{ENTITIES}<x>&a10;</x>".encode())
-    yield "entities in a page", ".xhtml", f"{ENTITIES}<html><body><p>&a10;</p></body></html>".encode()
-    outside = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><x>&e;</x>'
-    yield "entities of files", ".docx", with_member(whole[".docx"], "word/document.xml", outside.encode())
-    yield "entities of files in a book", ".epub", with_member(whole[".epub"], "OEBPS/package.opf", outside.encode())
-    yield "deep tags", ".html", b"<div>" * 1_000_000 + b"x"
-    yield "deep markup", ".docx", with_member(whole[".docx"], "word/document.xml", b"<x>" * 3_000_000)
-    yield "many cells", ".html", (page % ("<table><tr>" + "<td>x" * 1_000_000)).encode()
-    yield "wide rows", ".epub", epub(["<table><tr>" + "<td>x</td>" * 200_000 + "</tr></table>"])
-    yield "deep quotes", ".md", b">" * 1_000_000 + b" x"
-    yield "deep lists", ".md", b"- " * 500_000 + b"x"
-    yield "open brackets", ".md", b"# " + b"![" * 300_000
-    yield "a long line", ".txt", b"x" * 19_000_000
-    yield "many lines", ".txt", b"\n" * 19_000_000 + b"x"
-    yield "too much text", ".txt", b"x" * (TEXT_MOST + 1)
-    yield "a stream without end", ".pdf", pdf_of(deflated(1_500_000_000))
-    yield "streams over streams", ".pdf", pdf_of(zlib.compress(deflated(1_000_000_000), 9).join([b"", b""]))
-    yield "one stream many times", ".pdf", pdf_of(deflated(3_000_000, b"BT /F1 9 Tf (words) Tj ET "), 2000)
-    yield "a count that lies", ".pdf", whole[".pdf"].replace(b"/Count 2", b"/Count 2000000000")
-    yield (
-        "parts without end",
-        ".mhtml",
-        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\n" * 1_000_000,
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_bombs_stay_within_time_and_memory(write, whole, epub, zipped):
-    bounded._close_all()
-    for name, suffix, raw in bombs(whole, epub, zipped):
-        path = write(f"bomb{suffix}", raw)
-        start = time.monotonic()
-        said = "read"
-        try:
-            document = read(path)
-            assert len(document.text) <= TEXT_MOST
-            assert "root:" not in document.text
-        except UnreadableDocument as error:
-            said = str(error)
-            assert "\n" not in said
-            assert "root:" not in said
-        seconds = time.monotonic() - start
-        sys.stdout.write(f"{seconds:6.2f} s  {name}: {said[:200]}\n")
-        assert seconds < bounded.time_for(path.stat().st_size) + 2, name
-    bounded._close_all()
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    assert most < bounded.MEMORY_MOST
+        outcome = told(write(f"a{suffix}", raw))
+        assert isinstance(outcome, str) or all(0 <= mark.start <= len(outcome.text) for mark in outcome.marks)

@@ -34,7 +34,8 @@ def serve(descriptor: int, memory: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the starter, which then ends this process
     connection = Connection(descriptor)
-    connection.send_bytes(json.dumps({"limited": _limit(memory)}).encode())
+    limited = _limit(memory)
+    connection.send_bytes(json.dumps({"limited": limited}).encode())
     last = False
     while not last:
         try:
@@ -43,7 +44,7 @@ def serve(descriptor: int, memory: int) -> None:
             return
         signal.alarm(ceil(request["seconds"]) + GRACE_S)
         reply = _reply(request)
-        last = "exhausted" in reply or _peak() > memory / 2  # what was freed may still be held
+        last = "exhausted" in reply or _held(limited) > memory / 2
         connection.send_bytes(json.dumps({**reply, "last": last}, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         signal.alarm(0)
 
@@ -59,10 +60,12 @@ def _limit(memory: int) -> bool:
     return True
 
 
-def _peak() -> int:
-    """Most bytes that the process ever held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _held(limited: bool) -> int:
+    """Bytes that count against the limit: of address space where the system keeps it, else of memory."""
+    import psutil
+
+    held = psutil.Process().memory_info()
+    return int(held.vms if limited else held.rss)
 
 
 def _reply(request: dict[str, Any]) -> dict[str, Any]:

@@ -37,12 +37,13 @@ def test_chapters_are_sections_by_their_headings_else_by_the_contents(write, epu
 
 def test_structure_of_a_page_is_kept(write, epub):
     body = (
-        "<table><tr><th>k</th><th/><th>v</th></tr><tr><td><p>a</p><p>b</p></td><td>2</td><td>3</td></tr></table>"
+        "<table><tr><th>k</th><th/><th>v</th></tr><tr><td><p>a</p><p>b</p></td>"
+        "<td>2<b>2</b></td><td> <i>3</i>.</td></tr></table>"
         "<ul><li><p>one</p></li><li>two<ol><li>deep</li></ol></li><li/></ul><div><div>x<p>y</p></div>z</div>"
         "<pre>if a:\n    <b>b</b>\n\n  c</pre>"
     )
     text = read(write("a.epub", epub([body]))).text
-    assert text == "k | | v\na b | 2 | 3\n\n- one\n- two\n- deep\n-\n\nx\n\ny\n\nz\n\nif a:\n    b\n\n  c"
+    assert text == "k | | v\na b | 22 | 3.\n\n- one\n- two\n- deep\n-\n\nx\n\ny\n\nz\n\nif a:\n    b\n\n  c"
 
 
 def test_locked_chapters_are_refused_and_scrambled_fonts_are_not(write, epub):

@@ -30,7 +30,7 @@ def epub(raw: bytes, _charset: str) -> Reading:
     """
     with open_archive(raw, BOOK) as archive:
         at = next((file.get("full-path", "") for file in _named(xml(member(archive, CONTAINER, BOOK)), "rootfile")), "")
-        package = xml(member(archive, at, BOOK))
+        package = xml(member(archive, at or "package", BOOK))
         items = {item.get("id"): item for item in _named(package, "item")}
         for item in items.values():
             item.set("href", _beside(at, item.get("href", "")))

@@ -16,6 +16,8 @@ PARAGRAPHS = frozenset(HEADINGS) | {
 }
 LINES = frozenset({"br", "li", "tr"})
 CELLS = frozenset({"td", "th"})
+SPACE, LINE, PARAGRAPH = 1, 2, 3
+"""How far words stand apart: by a space, or by one line break less than the number."""
 
 
 def tree_of(page: str) -> Any:
@@ -47,14 +49,14 @@ class Writer:
         self.marks: list[Mark] = []
         self._parts: list[str] = []
         self._length = 0
-        self._gap = ""  # what will stand before the next word: a space, one line break, or two
+        self._gap = 0  # what will stand before the next word: nothing, a space, or one line break less than this
         self._cells = self._items = self._pre = 0  # how deep inside these
         self._lead = False  # after the dash of a list's item: its first paragraph stands beside it
 
     @property
     def next(self) -> int:
         """Offset at which the next word will stand."""
-        return self._length + len(self._gap) if self._length else 0
+        return self._length + max(1, self._gap - 1) if self._length and self._gap else self._length
 
     def tree(self, root: Any) -> None:
         """Append all that a tree of HTML shows.
@@ -67,7 +69,7 @@ class Writer:
         etree.strip_tags(root, etree.Comment, etree.ProcessingInstruction)
         etree.strip_elements(root, *UNSEEN, with_tail=False)
         heading: tuple[int, int] | None = None  # offset, and number of the first part
-        self._part("\n\n")
+        self._part(PARAGRAPH)
         for event, element in etree.iterwalk(root, events=("start", "end")):
             tag = element.tag
             if event == "start":
@@ -83,7 +85,7 @@ class Writer:
             self._close(tag)
             if element is not root:
                 self._say(element.tail or "")
-        self._part("\n\n")
+        self._part(PARAGRAPH)
 
     def reading(self, title: str) -> Reading:
         """What was written; without a title of its own it has its first heading's."""
@@ -111,25 +113,26 @@ class Writer:
 
     def _break(self, tag: str) -> None:
         if tag in PARAGRAPHS or tag in LINES:
-            self._part("\n\n" if tag in PARAGRAPHS and not self._items else "\n")
+            self._part(PARAGRAPH if tag in PARAGRAPHS and not self._items else LINE)
 
-    def _part(self, gap: str) -> None:
+    def _part(self, gap: int) -> None:
         """Set what follows apart, at least by `gap`; inside a cell, and after a dash, nothing breaks the line."""
-        self._gap = max(
-            self._gap, " " if self._cells or self._lead else gap, key=lambda kind: (kind.count("\n"), len(kind))
-        )
+        self._gap = max(self._gap, min(gap, SPACE) if self._cells or self._lead else gap)
 
     def _say(self, text: str) -> None:
+        if not text:
+            return
         text = clean(text)
         verbatim = self._pre and not self._cells
         edge = "\n" if verbatim else None  # what is stripped: line breaks alone, or all white space
         words = text.strip(edge) if verbatim else " ".join(text.split())
-        before, after = len(text) - len(text.lstrip(edge)), len(text) - len(text.rstrip(edge))
-        self._part("\n" * before if verbatim else " " * bool(before))
+        if before := len(text) - len(text.lstrip(edge)):
+            self._part(before + 1 if verbatim else SPACE)
         if words:
-            written = self._gap + words if self._length else words
-            self._parts.append(written)
-            self._length += len(written)
-            self._gap, self._lead = "", False
+            gap = (" " if self._gap == SPACE else "\n" * (self._gap - 1)) if self._length else ""
+            self._parts += gap, words
+            self._length += len(gap) + len(words)
+            self._gap, self._lead = 0, False
             short_enough(self._length)
-        self._part("\n" * after if verbatim else " " * bool(after))
+        if after := len(text) - len(text.rstrip(edge)):
+            self._part(after + 1 if verbatim else SPACE)

@@ -54,6 +54,8 @@ def megabytes(size: int) -> str:
 
 def clean(text: str) -> str:
     r"""Line breaks as `\n`, NFC, and none of the characters that no text holds."""
+    if text.isascii() and text.isprintable():
+        return text
     return unicodedata.normalize("NFC", NO_TEXT.sub("", LINE_BREAK.sub("\n", text)))
 
 
