@@ -43,11 +43,16 @@ class CompressorConfig:
         max_summary: summary tokens that exist, so the most one segment can have.
         lora: the adapter that the decoder wears while it compresses.
         norm: whether the output norm and scale are there (AutoCompressor's published checkpoints have none).
+        start: whether every segment begins with the decoder's start token (theirs do not).
+        fixed: whether every segment has all summary tokens, however long it is (theirs do); the ratio then decides
+            nothing.
     """
 
     max_summary: int = 384
     lora: LoraConfig = LoraConfig(rank=16, alpha=32.0, dropout=0.0)
     norm: bool = True
+    start: bool = True
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ class Compressor(nn.Module):
                 consequence="Nothing was compressed.",
                 remedy="Choose a larger ratio or shorter segments.",
             )
-        start = self.decoder.embed(self.decoder.start_ids)
+        start = self.decoder.embed(self.decoder.start_ids if self.config.start else self.decoder.start_ids[:0])
         heads = [
             torch.cat([start, before.to(start), self.decoder.embed(ids)])
             for before, ids in zip(past, segments, strict=True)
@@ -170,7 +175,7 @@ class Compressor(nn.Module):
             made = self.extend(
                 [carried[row] for row in rows],
                 segments,
-                [summary_length(len(ids), ratio) for ids in segments],
+                [self.length(len(ids), ratio) for ids in segments],
             )
             for row, summary in zip(rows, made, strict=True):
                 summaries[row].append(summary)
@@ -183,13 +188,21 @@ class Compressor(nn.Module):
         """Read every segment on its own; per document and segment [N, D]."""
         flat = [ids for segments in documents for ids in segments]
         none = self.summary_tokens.new_zeros((0, self.decoder.width))
-        made = iter(self.extend([none] * len(flat), flat, [summary_length(len(ids), ratio) for ids in flat]))
+        made = iter(self.extend([none] * len(flat), flat, [self.length(len(ids), ratio) for ids in flat]))
         return [[next(made) for _ in segments] for segments in documents]
+
+    def length(self, tokens: int, ratio: float) -> int:
+        """Summary tokens of a segment."""
+        return self.config.max_summary if self.config.fixed else summary_length(tokens, ratio)
 
     @property
     def hash(self) -> str:
         """Hex SHA-256 of every number of the compressor."""
-        return sha256(json.dumps(asdict(self.config), sort_keys=True), digest(self))
+        shape = asdict(self.config)
+        for later, plain in (("start", True), ("fixed", False)):  # a compressor of before they were keeps its hash
+            if shape[later] is plain:
+                del shape[later]
+        return sha256(json.dumps(shape, sort_keys=True), digest(self))
 
     def save(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Write `compressor.safetensors`, the LoRA in PEFT's layout and `manifest.json`.
@@ -230,7 +243,7 @@ class Compressor(nn.Module):
             base, name, weights = record["base"], record["base_name"], record["weights"]
             own = load_file(folder / "compressor.safetensors")
         except Exception as error:
-            raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+            raise damaged(folder, f"{type(error).__name__}: {error}") from error
         if base != decoder.fingerprint:
             raise FingerprintMismatch(
                 expected=f"a compressor made for {decoder.name} ({decoder.fingerprint[:12]})",
@@ -243,9 +256,9 @@ class Compressor(nn.Module):
         try:
             compressor.load_state_dict({**lora, **own})
         except RuntimeError as error:
-            raise _damaged(folder, str(error)) from error
+            raise damaged(folder, str(error)) from error
         if compressor.hash != weights:
-            raise _damaged(folder, f"weights of hash {compressor.hash[:12]} under a manifest of {weights[:12]}")
+            raise damaged(folder, f"weights of hash {compressor.hash[:12]} under a manifest of {weights[:12]}")
         return compressor
 
     def _norm(self, states: Tensor) -> Tensor:
@@ -253,7 +266,8 @@ class Compressor(nn.Module):
         return F.rms_norm(states, states.shape[-1:], self.weight, 1e-6) * self.scale if self.config.norm else states
 
 
-def _damaged(folder: Path, reason: str) -> IntegrityError:
+def damaged(folder: Path, reason: str) -> IntegrityError:
+    """The error of a compressor's folder that cannot be read."""
     return IntegrityError(
         expected=f"a compressor in {folder}",
         got=reason,

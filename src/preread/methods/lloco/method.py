@@ -17,8 +17,9 @@ from torch import Tensor
 from preread.core.errors import BeyondTraining, UsageError
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective
+from preread.core.paths import data_home
 from preread.core.types import MEMORY, Passage, Prompt, Scope, Turn, sha256
-from preread.methods.lloco.compressor import Compressor, CompressorConfig, summary_length
+from preread.methods.lloco.compressor import Compressor, CompressorConfig, damaged
 from preread.methods.lloco.objective import CompressObjective
 from preread.nn.answering import AnswerObjective
 from preread.nn.hf import Decoder
@@ -29,10 +30,23 @@ SHIPPED = Path(__file__).parent / "weights"
 """Compressors that come with the package, a folder each."""
 
 
-def shipped(base: str) -> Path | None:
-    """The folder of the packaged compressor for the decoder with this fingerprint, if there is one."""
-    for manifest in sorted(SHIPPED.glob("*/manifest.json")):
-        if json.loads(manifest.read_text(encoding="utf-8"))["base"] == base:
+def installed() -> Path:
+    """Where compressors of this user's own training stand, a folder each."""
+    return data_home() / "compressors"
+
+
+def trained_for(base: str) -> Path | None:
+    """The folder of the compressor for the decoder with this fingerprint, if there is one.
+
+    The user's own come before the packaged ones, the newest first.
+    """
+    own = sorted(installed().glob("*/manifest.json"), key=lambda manifest: -manifest.stat().st_mtime_ns)
+    for manifest in [*own, *sorted(SHIPPED.glob("*/manifest.json"))]:
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))["base"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(manifest.parent, f"{type(error).__name__}: {error}") from error
+        if found == base:
             return manifest.parent
     return None
 
@@ -48,8 +62,8 @@ class Lloco(Method):
         segment_tokens: longest segment of the recursive reading; None takes the longest that the compressor was trained
             for, or the paper's.
         batch_tokens: tokens compressed at the same time.
-        compressor: folder of a trained compressor; None takes the one that ships for the decoder, or else starts an
-            untrained one.
+        compressor: folder of a trained compressor, or the name of an installed one; None takes the user's own for the
+            decoder, or the one that ships for it, or else starts an untrained one.
         fresh: start an untrained one even where one ships, as a training recipe does.
         shape: shape of an untrained compressor.
     """
@@ -72,7 +86,9 @@ class Lloco(Method):
                 consequence="Nothing was attached.",
                 remedy="Choose 4 to 32 tokens for each summary embedding.",
             )
-        folder = self.compressor or (None if self.fresh else shipped(decoder.fingerprint))
+        folder = self.compressor or (None if self.fresh else trained_for(decoder.fingerprint))
+        if folder and not folder.exists():
+            folder = installed() / folder  # by its name
         if folder:
             made = Compressor.load(folder, decoder)
         else:
@@ -202,7 +218,7 @@ class LlocoHandle(Handle):
         summaries = self.compressor.summary_tokens.new_zeros((0, self.decoder.width))
         source, tokens, segments = sha256(), 0, 0
         while segment := list(islice(ids, self.segment_tokens)):
-            length = summary_length(len(segment), self.method.ratio)
+            length = self.compressor.length(len(segment), self.method.ratio)
             self._warn("segments in a row", segments + 1, self.compressor.trained.segments)
             self._warn("tokens a segment", len(segment), self.compressor.trained.segment_tokens)
             self._warn("positions", len(summaries) + len(segment) + length, self.decoder.window)
