@@ -69,6 +69,7 @@ def bombs(whole, epub, zipped):
     nested = zipped({f"{number}.zip": zipped({"a": b"\0" * 10_000_000}) for number in range(5)})
     page = "<html><body>%s</body></html>"
     swollen = with_member(whole[".docx"], "word/media/image.png", b"\0" * (UNPACKED_MOST + 1))
+    endless = deflated(1_100_000_000)
     yield "unpacks to too much", ".docx", swollen
     yield "says it unpacks to too much", ".epub", lying(whole[".epub"], "OEBPS/text/ch 0.xhtml", 4_000_000_000)
     yield (
@@ -103,8 +104,8 @@ def bombs(whole, epub, zipped):
     yield "a long line", ".txt", b"x" * 19_000_000
     yield "many lines", ".txt", b"\n" * 19_000_000 + b"x"
     yield "too much text", ".txt", b"x" * (TEXT_MOST + 1)
-    yield "a stream without end", ".pdf", pdf_of(deflated(1_500_000_000))
-    yield "streams over streams", ".pdf", pdf_of(deflated(1_500_000_000), 2000)
+    yield "a stream without end", ".pdf", pdf_of(endless)
+    yield "streams over streams", ".pdf", pdf_of(endless, 2000)
     yield "one stream many times", ".pdf", pdf_of(deflated(30_000_000, b"BT /F1 9 Tf (words) Tj ET "), 2000)
     yield "a count that lies", ".pdf", whole[".pdf"].replace(b"/Count 2", b"/Count 2000000000")
     yield (
@@ -139,7 +140,8 @@ def most_held():
 
 @pytest.mark.slow
 def test_bombs_stay_within_time_and_memory(write, whole, told, epub, zipped, monkeypatch, most_held):
-    monkeypatch.setattr(bounded, "SECONDS", 4.0)  # not 15: what is endless need not take so long here
+    monkeypatch.setattr(bounded, "SECONDS", 2.0)  # not 15: what is endless need not take so long here
+    monkeypatch.setattr(bounded, "SECONDS_A_MEGABYTE", 0.5)
     for name, suffix, raw in bombs(whole, epub, zipped):
         path = write(f"bomb{suffix}", raw)
         start = time.monotonic()
@@ -147,5 +149,5 @@ def test_bombs_stay_within_time_and_memory(write, whole, told, epub, zipped, mon
         seconds = time.monotonic() - start
         said = outcome if isinstance(outcome, str) else f"{len(outcome.text):,} characters"
         sys.stdout.write(f"{seconds:6.2f} s  {name}: {said}\n")
-        assert seconds < bounded.time_for(path.stat().st_size) + 2, name  # and two for the start of a process
+        assert seconds < bounded.time_for(path.stat().st_size) + 5, name  # and five for the start of a process
     assert most_held() < bounded.MEMORY_MOST

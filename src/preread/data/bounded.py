@@ -25,8 +25,8 @@ from preread.data.readers.reading import Refused, megabytes
 
 MEMORY_MOST = 1_000_000_000
 """Bytes that a child may hold."""
-SECONDS, SECONDS_A_MEGABYTE = 15.0, 1.0
-"""Time for any file, and for each of its megabytes: a file of up to 5 MB has at most 20 seconds."""
+SECONDS, SECONDS_A_MEGABYTE = 15.0, 4.0
+"""Time for any file, and for each of its megabytes: small ones have under 20 seconds, long honest ones enough."""
 POLL_S = 0.05
 QUIET_S = 2.0
 """Seconds of work after which its progress is shown."""
