@@ -129,6 +129,12 @@ class Folder:
         with self.writing():
             self._settings_file(collection).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove what killed writers had half written."""
+        with self.writing():
+            for half in [*self.path.glob("*.part"), *self.path.glob("collections/*.part")]:
+                half.unlink()
+
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())

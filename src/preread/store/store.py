@@ -259,6 +259,7 @@ class Store:
     def _clear(self) -> int:
         """Take off the disk what is out of sight; how many payloads went."""
         self._passages.scrub()
+        self._folder.sweep()
         gone = self._payloads.keep_only(self._named())
         self._copy()
         self._unfinished.unlink(missing_ok=True)
