@@ -12,6 +12,7 @@ from preread.core.memory import Memory
 from preread.core.method import Handle
 from preread.core.types import Answer, Citation, Hit, Passage, Sampling, Turn, Usage
 from preread.coverage import coverage
+from preread.data.language import warn_of_language
 from preread.engines.base import Event, check
 from preread.memories import Memories
 from preread.nn.hf import INSTRUCTION
@@ -52,6 +53,7 @@ def ask(
     if doubt and strict:
         return _withheld(collection, method, found, doubt)
     searched = time.perf_counter() - start
+    warn_of_language(question, "the question", collection.readers)
     handle = collection.handle(method)
     check(handle.needs, collection.engine)
     start = time.perf_counter()

@@ -16,6 +16,7 @@ from preread.core.config import build
 from preread.core.errors import Interrupted, UnreadableDocument, UsageError
 from preread.core.types import Passage, sha256
 from preread.data.ingest import fingerprint, read
+from preread.data.language import warn_of_language
 from preread.data.passages import split
 from preread.memories import Memories
 from preread.settings import Settings
@@ -109,6 +110,7 @@ class Intake:
         looks = (-1, 0, "") if is_address(source) else _looks(source)
         document = read(path if is_address(source) else Path(path), self.stopped)
         collection = self.collection
+        warn_of_language(document.text, source, collection.readers)
         passages = split(document, collection.decoder.tokenizer, collection.settings.passage_tokens)
         handle = collection.handle(collection.settings.method)
         memories = Memories(self.store, handle)

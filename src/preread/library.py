@@ -136,6 +136,11 @@ class Collection:
         """The decoder that its memories are for."""
         return self.library.decoder(self.settings.model)
 
+    @property
+    def readers(self) -> list[str]:
+        """Names of the models that read its documents and questions."""
+        return [self.decoder.name, self.library.retriever.embedder.name]
+
     @cached_property
     def engine(self) -> Engine:
         """What writes the answers."""

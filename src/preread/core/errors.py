@@ -89,3 +89,7 @@ class PartlyRead(PrereadWarning):
 
 class BeyondTraining(PrereadWarning):
     """A compressor is asked to go further than it was trained: the result may be poor, and the user is told."""
+
+
+class UnknownLanguage(PrereadWarning):
+    """A text is in a language that a model does not know: answers may be poor."""

@@ -62,12 +62,12 @@ class Retriever:
     """Search in one library with the embedder whose vectors it holds."""
 
     def __init__(self, store: Store, embedder: Embedder) -> None:
-        self._store, self._embedder = store, embedder
+        self._store, self.embedder = store, embedder
         self._vectors: dict[str, np.ndarray] = {}
 
     def ready(self) -> Retriever:
         """Load the embedder now, so that the first search takes no longer than the next."""
-        assert self._embedder.fingerprint
+        assert self.embedder.fingerprint
         return self
 
     def vectors(self, passages: Sequence[Passage], advance: Callable[[float], object] | None = None) -> np.ndarray:
@@ -76,8 +76,8 @@ class Retriever:
         Raises:
             FingerprintMismatch: the library holds another embedder's vectors.
         """
-        self._store.bind(self._embedder.fingerprint)
-        return self._embedder.embed([passage.text for passage in passages], "passage", advance)
+        self._store.bind(self.embedder.fingerprint)
+        return self.embedder.embed([passage.text for passage in passages], "passage", advance)
 
     def search(self, collection: str, question: str, k: int = 5, mode: Mode = "hybrid") -> list[Hit]:
         """The k best passages of a collection, best first; ties by source and place in the document.
@@ -121,7 +121,7 @@ class Retriever:
         """
         asked = [question, *([" ".join([*earlier[-EARLIER:], question])] if earlier else [])]
         searches = [self._sides(collection, words, k, "hybrid") for words in asked]
-        fitted = calibration(self._embedder.fingerprint)
+        fitted = calibration(self.embedder.fingerprint)
         hits = _average([_fuse(sides) for sides in searches])[:k]
         relevance = fitted.relevance(mean(map(_evidence, asked, searches)))
         return Found(hits, relevance, fitted.threshold, fitted.missed)
@@ -140,18 +140,18 @@ class Retriever:
         return found
 
     def _vector(self, question: str) -> np.ndarray:
-        held, ours = self._store.embedder, self._embedder.fingerprint
+        held, ours = self._store.embedder, self.embedder.fingerprint
         if held not in (None, ours):
             raise FingerprintMismatch(
                 expected=f"the embedder {held[:12] if held else ''}, whose vectors this library holds",
-                got=f"{self._embedder.name} ({ours[:12]})",
+                got=f"{self.embedder.name} ({ours[:12]})",
                 consequence="Nothing was searched, because their vectors cannot be compared.",
                 remedy="Use the embedder that the library was made with, or search by words (bm25).",
             )
         if question not in self._vectors:  # several collections are asked the same
             if len(self._vectors) >= _QUESTIONS_KEPT:
                 self._vectors = {}
-            self._vectors[question] = np.asarray(self._embedder.embed([question], "question")[0])
+            self._vectors[question] = np.asarray(self.embedder.embed([question], "question")[0])
         return self._vectors[question]
 
 
