@@ -76,9 +76,11 @@ def places(document: Document, spans: Sequence[tuple[int, int]]) -> str:
     ]
     found = [(_share(document.text, start, end, spans), label) for label, start, end in regions]
     runs = [(share, [label for _, label in run]) for share, run in groupby(found, key=lambda one: one[0]) if share]
+    if [len(labels) for _, labels in runs] == [1]:
+        [(share, [label])] = runs
+        return f"part of {kind} {label}" if share == "part" else f"{kind} {label}"
     names = [("part of " if share == "part" else "") + _run(kind, labels) for share, labels in runs]
-    many = sum(len(labels) for _, labels in runs) > 1
-    return f"{kind}{'s' if many else ''} {', '.join(names)}" if names else ""
+    return f"{kind}s {', '.join(names)}" if names else ""
 
 
 def _share(text: str, start: int, end: int, spans: Sequence[tuple[int, int]]) -> str:
