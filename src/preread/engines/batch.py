@@ -18,8 +18,11 @@ from preread.nn.cpu import one_row_products
 from preread.nn.hf import Decoder
 from preread.nn.reading import Reading, begins
 
-PIECE = 512
-"""Positions read between two tokens of the rows that write."""
+PIECE, DEVICE_PIECE = 256, 2048
+"""Positions read between two tokens of the rows that write, on a CPU and on anything faster.
+
+On a CPU longer pieces are no quicker: attention within a piece computes what is masked too.
+"""
 ROUND = 64
 """Capacities are multiples of it, so that rows of about one length need no larger buffers."""
 
@@ -41,6 +44,7 @@ class Batch:
     def __init__(self, decoder: Decoder, rows_at_once: int, prefixes: Prefixes) -> None:
         self.decoder, self.rows_at_once, self.prefixes = decoder, rows_at_once, prefixes
         self.waiting: deque[Row] = deque()
+        self._piece = PIECE if decoder.device.type == "cpu" else DEVICE_PIECE
         self._writing: list[Row] = []
         self._reading: tuple[Row, Reading, str | None] | None = None
         self._cache: SlotCache | None = None
@@ -81,7 +85,7 @@ class Batch:
 
     def _read_some(self) -> None:
         """Read prompts in order until a piece's worth of positions was read."""
-        budget = PIECE
+        budget = self._piece
         while budget > 0 and (self._reading is not None or (self.waiting and len(self._writing) < self.rows_at_once)):
             row = self._reading[0] if self._reading is not None else self.waiting[0]
             try:
@@ -112,7 +116,7 @@ class Batch:
     def _enter(self) -> tuple[Row, Reading, str | None]:
         """Give the next row a slot, with its beginning if that is kept."""
         row, slot = self.waiting[0], len(self._writing)
-        reading = Reading(self.decoder, row.prompt, PIECE)
+        reading = Reading(self.decoder, row.prompt, self._piece)
         key = self.prefixes.key(row.prompt, row.lora)
         if self._cache is None:
             self._cache = self.decoder.cache(0)

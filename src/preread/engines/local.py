@@ -99,17 +99,18 @@ class LocalEngine(Engine):
         """Submit the rows, and give out their events until they have ended."""
         self._batch.waiting.extend(rows)
         try:
-            while any(not row.ended or row.events for row in rows):
-                for row in rows:
+            left = list(rows)
+            while left:
+                if cancelled():
+                    for row in left:
+                        self.cancel(row)
+                self._wait(left)
+                for row in left:
                     while row.events:
                         yield row.events.popleft()
                     if row.error is not None:
                         raise row.error
-                left = [row for row in rows if not row.ended]
-                if left and cancelled():
-                    for row in left:
-                        self.cancel(row)
-                self._wait(left)
+                left = [row for row in left if not row.ended or row.events]
         finally:
             for row in rows:
                 if not row.ended:
@@ -117,7 +118,7 @@ class LocalEngine(Engine):
 
     def _wait(self, rows: Sequence[Row]) -> None:
         """Until something happens to one of the rows, by the steps of others or by one's own."""
-        while rows and not any(row.events or row.ended for row in rows):
+        while not any(row.events or row.ended for row in rows):
             self.step()
 
     def _rest(self) -> None:
