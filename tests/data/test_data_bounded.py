@@ -50,6 +50,17 @@ def test_one_process_reads_file_after_file_and_has_no_model_library(write):
     assert child.process.pid == process.pid
 
 
+def test_a_process_is_kept_however_large_its_starter_is(write):
+    """A system may count what the starter held as the new process's own peak."""
+    model = b"x" * (bounded.MEMORY_MOST * 6 // 10)
+    path = write("a.txt", "text")
+    read(path)
+    (first,) = parsers()
+    read(path)
+    assert [process.pid for process in parsers()] == [first.pid]
+    assert model
+
+
 def test_threads_have_a_process_each_and_every_answer_is_its_own(write):
     paths = [write(f"{number}.txt", f"text {number}") for number in range(40)]
     with ThreadPoolExecutor(4) as pool:
