@@ -66,6 +66,11 @@ class _Endless(Decoder):
         return frozenset()
 
 
+def endless(decoder: Decoder) -> Decoder:
+    """The same decoder, never ending an answer."""
+    return _Endless(decoder.model, decoder.tokenizer, decoder.name, decoder.fingerprint, decoder.note)
+
+
 def pace(engine: LocalEngine, prompt: Prompt, tokens: int) -> Pace:
     """Write `tokens` tokens greedily with an empty cache."""
     [written] = engine.complete([prompt], Sampling(max_tokens=tokens))
@@ -125,8 +130,7 @@ def compare(
     memory = decoder.embed(torch.randint(vocabulary, (vectors,), generator=draw)).detach()
     over_memory = Prompt(decoder.frame(QUESTION, [torch.full((vectors,), MEMORY)])[0], memory)
     over_text = Prompt(decoder.frame(QUESTION, [text])[0])
-    endless = _Endless(decoder.model, decoder.tokenizer, decoder.name, decoder.fingerprint, decoder.note)
-    engine, out = LocalEngine(endless), Comparison()
+    engine, out = LocalEngine(endless(decoder), prefix_bytes=0), Comparison()
     warm = Prompt(decoder.frame(QUESTION, [text[:WARM_TOKENS]])[0])
     pace(engine, warm, tokens)
     plain_pace(decoder, warm.ids, tokens)
