@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 
-from typer.exceptions import TyperException
+from typer.exceptions import Abort, TyperException
 
 from preread.cli.app import app, complain, dumps, report, say
 from preread.core.errors import Interrupted, PrereadError, PrereadWarning
@@ -37,6 +37,9 @@ def _run(as_json: bool) -> int:
         return int(app(standalone_mode=False) or 0)
     except Interrupted:
         return INTERRUPTED
+    except Abort:  # "no" to a question
+        report("Abort", "preread: nothing was started.", 1, as_json)
+        return 1
     except PrereadError as error:
         complain(error, as_json)
         return error.exit_code

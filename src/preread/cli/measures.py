@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from preread.cli.app import JsonOption, SetOption, bench_app, emit, train_app
+from preread.cli.app import JsonOption, SetOption, bench_app, emit, say, train_app
 
 
 @train_app.command()
@@ -19,17 +19,38 @@ def compressor(
     recipe: Annotated[Path, typer.Option(help="YAML recipe.")],
     data: Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the result.")],
+    model: Annotated[
+        str | None, typer.Option(help="Decoder, instead of the recipe's; `:int8` behind it quantises.")
+    ] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will cost.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Neither estimate nor ask.")] = False,
+    install: Annotated[str | None, typer.Option(help="Name under which `add --model` then finds it by itself.")] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Train a compressor by a recipe; the same command goes on where it stopped.
 
+    A new run is estimated first, by a few of its own steps. At a terminal you are asked whether to go on.
+
     Example: preread train compressor --recipe recipes/lloco-compressor-first.yaml --data texts --out runs/first
     """
+    from preread import recipes
     from preread.core.config import load
-    from preread.recipes import Recipe, run
+    from preread.training.checkpoint import NAME
 
-    outcome = run(load(Recipe, recipe, set_ or []), data, out)
+    changes = [*(set_ or []), *([f"model={json.dumps(model)}"] if model else [])]
+    chosen = load(recipes.Recipe, recipe, changes)
+    if estimate or not (yes or (out / NAME).exists()):
+        cost = recipes.estimate(chosen, data)
+        if estimate:
+            emit(cost, json_, lambda found: found.line)
+            return
+        say(cost.line)
+        if sys.stdin.isatty():
+            typer.confirm("Train it?", abort=True, err=True)
+    outcome = recipes.run(chosen, data, out)
+    if outcome.finished and install:
+        say(f"installed at {recipes.install(out, install)}")
     emit(outcome, json_, lambda o: f"step {o.step}, {'finished' if o.finished else 'stopped'}: {o.losses}")
 
 
@@ -52,6 +73,29 @@ def cpu(
 
     with progress("measuring", repeats) as advance:
         figures = cpu_figures(load("default", device="cpu"), seed, repeats, advance)
+    publish(figures, out)
+    emit([asdict(figure) for figure in figures], json_, render.figures)
+
+
+@bench_app.command()
+def engine(
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    repeats: Annotated[int, typer.Option(help="Runs of each kind.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of prompts and adapters.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Measure what a batch of mixed adapters costs on this CPU, and a switch to another adapter.
+
+    Example: preread bench engine --out results/figures.jsonl
+    """
+    from preread import render
+    from preread.bench.engine import engine_figures
+    from preread.bench.figures import publish
+    from preread.core.progress import progress
+    from preread.models.loading import load
+
+    with progress("measuring", repeats) as advance:
+        figures = engine_figures(load("default", device="cpu"), seed, repeats, advance)
     publish(figures, out)
     emit([asdict(figure) for figure in figures], json_, render.figures)
 

@@ -48,13 +48,13 @@ def warn_of_language(text: str, what: str, models: list[str]) -> None:
     Args:
         text: the text.
         what: what to call it in the warning.
-        models: names of the models that read it.
+        models: names of the models that read it, a dtype behind them or not.
     """
-    limited = [name for name in models if name in KNOWN]
+    limited = {name: KNOWN[name.partition(":")[0]] for name in models if name.partition(":")[0] in KNOWN}
     if not limited or (code := language(text)) is None:
         return
-    if strangers := [name for name in limited if code not in KNOWN[name]]:
-        known = ", ".join(sorted(frozenset.intersection(*(KNOWN[name] for name in strangers))))
+    if strangers := [name for name, known in limited.items() if code not in known]:
+        known = ", ".join(sorted(frozenset.intersection(*(limited[name] for name in strangers))))
         message = (
             f"{what} seems to be in {code!r}; {' and '.join(strangers)} knows {known!r} only: answers may be poor."
         )
