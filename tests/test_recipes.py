@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
+from preread import recipes
 from preread.core.config import build
-from preread.core.errors import UnreadableDocument, UsageError
+from preread.core.errors import FingerprintMismatch, IntegrityError, UnreadableDocument, UsageError
 from preread.methods.lloco.compressor import Compressor
-from preread.recipes import Recipe, run
+from preread.methods.lloco.method import Lloco
+from preread.models.loading import load
+from preread.recipes import Recipe, estimate, install, run
 
 VALUES = {
     "method": "lloco",
@@ -27,7 +32,8 @@ VALUES = {
 @pytest.fixture
 def data(tmp_path, monkeypatch, tiny_decoder):
     decoder = tiny_decoder("llama")
-    monkeypatch.setattr("preread.recipes.load", lambda name: {"tiny": decoder}[name])
+    monkeypatch.setattr("preread.recipes.load", lambda name: decoder if name == "tiny" else load(name))
+    monkeypatch.setenv("PREREAD_HOME", str(tmp_path / "home"))
     lines = [json.dumps({"text": f"On day {i} the storm met the keeper and the lamp burned. " * 8}) for i in range(5)]
     (tmp_path / "texts.jsonl").write_text("\n".join(lines))
     return tmp_path
@@ -82,3 +88,87 @@ def test_records_without_text_are_named(data, line):
     (data / "texts.jsonl").write_text(line)
     with pytest.raises(UnreadableDocument, match=r"texts\.jsonl"):
         run(build(Recipe, VALUES), data, data / "out")
+
+
+@pytest.fixture(params=["qwen2", "gemma"])
+def other(request, tiny_decoder, tmp_path):
+    """A folder with a decoder of another architecture."""
+    decoder = tiny_decoder(request.param, seed=3)
+    decoder.model.save_pretrained(tmp_path / request.param)
+    decoder.tokenizer.save_pretrained(tmp_path / request.param)
+    return tmp_path / request.param
+
+
+def test_a_compressor_for_another_model_is_found_by_that_model(data, other):
+    recipe = build(Recipe, VALUES, [f"model={other}"])
+    assert run(recipe, data, data / "out").finished
+    decoder, elsewhere = load(str(other)), load(str(other), dtype="float32")
+    with Lloco().attach(decoder) as handle:
+        assert handle.compressor.trained.tokens == 0, "nothing is installed yet"
+    where = install(data / "out", "my-own")
+    for chosen in (Lloco(), Lloco(compressor=Path("my-own")), Lloco(compressor=where)):
+        with chosen.attach(decoder) as handle:
+            assert handle.compressor.hash == json.loads((where / "manifest.json").read_text())["weights"]
+    with Lloco().attach(elsewhere) as handle:
+        assert handle.compressor.trained.tokens == 0, "other weights are another decoder"
+    with pytest.raises(FingerprintMismatch):
+        Lloco(compressor=Path("my-own")).attach(elsewhere)
+
+
+def test_the_newest_of_ones_own_is_taken(data):
+    for name, rate in (("first", 0.003), ("second", 0.001), ("first", 0.002)):
+        folder = data / f"{name}-{rate}"
+        run(build(Recipe, VALUES, [f"training.learning_rate={rate}"]), data, folder)
+        install(folder, name)
+    newest = json.loads((data / "home" / "compressors" / "first" / "manifest.json").read_text())
+    assert newest["training"]["recipe"]["training"]["learning_rate"] == 0.002
+    os.utime(data / "home" / "compressors" / "first" / "manifest.json")
+    with Lloco().attach(recipes.load("tiny")) as handle:
+        assert handle.compressor.hash == newest["weights"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", ""])
+def test_only_what_is_finished_is_installed_and_only_by_a_plain_name(data, name):
+    with pytest.raises(UsageError, match="finished run"):
+        install(data / "nothing", "good")
+    run(build(Recipe, VALUES), data, data / "out")
+    with pytest.raises(UsageError, match="plain name"):
+        install(data / "out", name)
+
+
+def test_a_damaged_compressor_of_ones_own_is_named(data):
+    run(build(Recipe, VALUES), data, data / "out")
+    where = install(data / "out", "mine")
+    (where / "manifest.json").write_text("{")
+    with pytest.raises(IntegrityError, match="mine"):
+        Lloco().attach(recipes.load("tiny"))
+
+
+def test_an_estimate_is_what_the_run_then_is(data):
+    """Counted and measured against the run itself; the pace within a wide factor, for machines are shared."""
+    recipe = build(Recipe, VALUES, ["training.steps=12", "training.accumulation=2"])
+    guess = estimate(recipe, data)
+    done = run(recipe, data, data / "out")
+    record = json.loads((data / "out" / "trained" / "manifest.json").read_text())
+    compressor = Compressor.load(data / "out" / "trained", recipes.load("tiny"))
+    assert guess.steps == 12
+    assert guess.tokens == record["training"]["tokens"] == 12 * 2 * 2 * 60
+    assert guess.parameters == sum(p.numel() for p in compressor.parameters())
+    written = (data / "out" / "checkpoint.safetensors").stat().st_size
+    assert guess.checkpoint_bytes == pytest.approx(written, abs=64)  # the recipe in its header has other digits
+    assert done.seconds / 10 < guess.seconds < done.seconds * 10
+    assert guess.peak_bytes > 10 * guess.parameters
+    assert f"{guess.tokens:,} tokens" in guess.line
+
+
+def test_counted_operations_are_those_of_the_equations(data, tiny_decoder):
+    """Language modelling alone behind independent segments of one length: 2 operations a weight and token forward, and
+    in the backward pass the same again for what flows to the inputs, and for the LoRA and the summary tokens."""
+    settings = {"lm": 1.0, "distil": 0.0, "reconstruct": 0.0, "segments": "independent"}
+    recipe = build(Recipe, {**VALUES, "objective": {**settings, "segment_tokens": [30, 30], "ratios": [6.0, 6.0]}})
+    model = tiny_decoder("llama").model
+    layers = sum(p.numel() for name, p in model.named_parameters() if "proj" in name)
+    head = model.get_output_embeddings().weight.numel()
+    compressed, predicted, read = 2 * 2 * (30 + 5 + 1), 2 * 30, 2 * (5 + 30 + 1)
+    products = 2 * 2 * layers * (compressed + read) + 3 * 2 * head * predicted  # the head's forward is taken twice
+    assert estimate(recipe, data).flops / recipe.training.steps == pytest.approx(products, rel=0.25)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -14,12 +16,18 @@ import torch
 from preread.core.config import build
 from preread.core.errors import UsageError
 from preread.core.method import Handle, Objective
+from preread.core.paths import compressors_home
 from preread.core.provenance import commit, device
 from preread.core.types import TextBatch
 from preread.data.corpora import Corpus
 from preread.methods import METHODS
 from preread.models.loading import load
-from preread.training.loop import Outcome, TrainingConfig, train
+from preread.training.estimate import Estimate
+from preread.training.estimate import estimate as cost
+from preread.training.loop import Batches, Outcome, TrainingConfig, train
+
+TRAINED = "trained"
+"""The folder of the result, in the run's."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,57 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
     Raises:
         UsageError: an unknown method, or as the method's own settings say.
     """
+    with _prepared(recipe, data) as (objective, batches, corpus):
+        outcome = train(objective, batches, recipe.training, folder, f"{recipe.method} {recipe.stage}")
+        if outcome.finished:
+            objective.save(folder / TRAINED, provenance(recipe, corpus, outcome))
+    return outcome
+
+
+def estimate(recipe: Recipe, data: Path) -> Estimate:
+    """What a recipe's run would cost on this machine, from a few of its steps; nothing is kept.
+
+    Raises:
+        UsageError: as `run`.
+    """
+    with _prepared(recipe, data) as (objective, batches, _):
+        tokens = recipe.training.accumulation * recipe.rows * recipe.window
+        return cost(objective, batches, recipe.training, tokens)
+
+
+def install(folder: Path, name: str) -> Path:
+    """Put what a finished run trained where its decoder finds it without being told.
+
+    Args:
+        folder: the run's.
+        name: of the compressor; one that had it is replaced.
+
+    Returns:
+        The compressor's folder in the user's data directory.
+
+    Raises:
+        UsageError: the run is not finished, or the name is not one of a folder.
+    """
+    trained = folder / TRAINED
+    if not (trained / "manifest.json").is_file() or Path(name).name != name or name[:1] in ("", "."):
+        raise UsageError(
+            expected="a finished run and a plain name for what it trained",
+            got=f"{folder} and {name!r}",
+            consequence="Nothing was installed.",
+            remedy="Run the recipe to its end, and choose a name of letters, digits and dashes.",
+        )
+    target = compressors_home() / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = compressors_home().with_suffix(".part")  # beside, where nobody looks for compressors
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(trained, part)
+    shutil.rmtree(target, ignore_errors=True)
+    return part.rename(target)
+
+
+@contextmanager
+def _prepared(recipe: Recipe, data: Path) -> Iterator[tuple[Objective, Batches, Corpus]]:
+    """What a recipe trains and on what, while its method is attached."""
     if recipe.method not in METHODS:
         raise UsageError(
             expected=f"a method ({', '.join(METHODS)})",
@@ -74,18 +133,14 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
     decoder = load(recipe.model)
     corpus = Corpus.read([data / path for path in recipe.data], decoder.tokenizer, recipe.max_characters)
     torch.manual_seed(recipe.training.seed)
+
+    def batches(step: int) -> TextBatch:
+        seed = (recipe.data_seed << 32) + step
+        return TextBatch(corpus.windows(recipe.rows, recipe.window, seed), seed)
+
     handle: Handle
     with build(METHODS[recipe.method], recipe.settings).attach(decoder) as handle:
-        objective = _objective(handle, recipe)
-
-        def batches(step: int) -> TextBatch:
-            seed = (recipe.data_seed << 32) + step
-            return TextBatch(corpus.windows(recipe.rows, recipe.window, seed), seed)
-
-        outcome = train(objective, batches, recipe.training, folder, f"{recipe.method} {recipe.stage}")
-        if outcome.finished:
-            objective.save(folder / "trained", provenance(recipe, corpus, outcome))
-    return outcome
+        yield _objective(handle, recipe), batches, corpus
 
 
 def _objective(handle: Handle, recipe: Recipe) -> Objective:

@@ -14,6 +14,11 @@ def data_home() -> Path:
     return Path(home).expanduser() if home else user_data_path("preread", appauthor=False)
 
 
+def compressors_home() -> Path:
+    """The directory of compressors of the user's own training, a folder each."""
+    return data_home() / "compressors"
+
+
 def cache_home() -> Path:
     """The directory of what can be fetched again: `PREREAD_HOME/cache`, else the XDG cache directory."""
     home = os.environ.get("PREREAD_HOME")

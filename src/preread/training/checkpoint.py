@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from preread.core.errors import IntegrityError, UsageError
+from preread.core.errors import IntegrityError, ResourceError, UsageError
 
 NAME = "checkpoint.safetensors"
 
@@ -23,15 +24,24 @@ def save(
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write parameters, optimizer state and step; a crash while writing leaves the checkpoint before it."""
+    """Write parameters, optimizer state and step; a crash while writing leaves the checkpoint before it.
+
+    Raises:
+        ResourceError: the disk is full or not writable.
+    """
     tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         tensors |= {f"{key}/{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    folder.mkdir(parents=True, exist_ok=True)
     half = folder / (NAME + ".part")
-    save_file(tensors, half, metadata={"step": json.dumps(step), "recipe": recipe})
-    half.replace(folder / NAME)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, half, metadata={"step": json.dumps(step), "recipe": recipe})
+        half.replace(folder / NAME)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)  # it would hold the room that is missing
+        raise no_room(folder, error) from error
 
 
 def load(folder: Path, recipe: str, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
@@ -66,6 +76,16 @@ def load(folder: Path, recipe: str, parameters: Mapping[str, nn.Parameter], opti
         # Adam keeps its step counter on the CPU and its moments beside the parameter.
         optimizer.state[parameter] = {k: v if v.dim() == 0 else v.to(parameter.device) for k, v in state.items()}
     return step
+
+
+def no_room(folder: Path, error: Exception) -> ResourceError:
+    """The error of a run that cannot write."""
+    return ResourceError(
+        expected=f"room to write a run's checkpoint and log in {folder}",
+        got=str(error),
+        consequence="Training stopped; the last whole checkpoint stands.",
+        remedy="Free some space and start the same run again: it goes on from there.",
+    )
 
 
 def _damaged(path: Path, reason: str) -> IntegrityError:

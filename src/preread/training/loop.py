@@ -97,6 +97,7 @@ def train(
 
     Raises:
         PrereadError: the loss is not a number.
+        ResourceError: the disk is full; the last checkpoint stands.
         UsageError: the checkpoint belongs to another recipe.
     """
     # The objective stays where its decoder is: accelerate would move it to a GPU that the decoder may not be on.
@@ -130,8 +131,7 @@ def train(
             _require(folder)
             if accelerator.is_main_process:
                 line = {"step": done, "lr": rate, "seconds": time.perf_counter() - start, **terms}
-                with (folder / LOG).open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(line) + "\n")
+                _log(folder, line)
             advance(note=" ".join(f"{name} {value:.3f}" for name, value in terms.items()))
             if done % config.save_every == 0:
                 keep()
@@ -154,12 +154,22 @@ def _require(folder: Path) -> None:
         )
 
 
+def _log(folder: Path, line: dict[str, float]) -> None:
+    try:
+        with (folder / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise checkpoint.no_room(folder, error) from error
+
+
 def _forget_lines(log: Path, done: int) -> None:
-    """Drop the log's lines behind the checkpoint: those steps are taken again."""
+    """Drop the log's lines behind the checkpoint: those steps are taken again. Killed here, the log is as it was."""
     if log.exists():
         lines = log.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= done]
-        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        part = log.with_name(f"{log.name}.part")
+        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        part.replace(log)
 
 
 def _recent_losses(log: Path) -> dict[str, float]:

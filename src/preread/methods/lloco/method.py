@@ -17,7 +17,7 @@ from torch import Tensor
 from preread.core.errors import BeyondTraining, UsageError
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective
-from preread.core.paths import data_home
+from preread.core.paths import compressors_home
 from preread.core.types import MEMORY, Passage, Prompt, Scope, Turn, sha256
 from preread.methods.lloco.compressor import Compressor, CompressorConfig, damaged
 from preread.methods.lloco.objective import CompressObjective
@@ -30,17 +30,12 @@ SHIPPED = Path(__file__).parent / "weights"
 """Compressors that come with the package, a folder each."""
 
 
-def installed() -> Path:
-    """Where compressors of this user's own training stand, a folder each."""
-    return data_home() / "compressors"
-
-
 def trained_for(base: str) -> Path | None:
     """The folder of the compressor for the decoder with this fingerprint, if there is one.
 
     The user's own come before the packaged ones, the newest first.
     """
-    own = sorted(installed().glob("*/manifest.json"), key=lambda manifest: -manifest.stat().st_mtime_ns)
+    own = sorted(compressors_home().glob("*/manifest.json"), key=lambda manifest: -manifest.stat().st_mtime_ns)
     for manifest in [*own, *sorted(SHIPPED.glob("*/manifest.json"))]:
         try:
             found = json.loads(manifest.read_text(encoding="utf-8"))["base"]
@@ -88,7 +83,7 @@ class Lloco(Method):
             )
         folder = self.compressor or (None if self.fresh else trained_for(decoder.fingerprint))
         if folder and not folder.exists():
-            folder = installed() / folder  # by its name
+            folder = compressors_home() / folder  # by its name
         if folder:
             made = Compressor.load(folder, decoder)
         else:
