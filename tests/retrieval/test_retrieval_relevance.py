@@ -35,9 +35,19 @@ def test_the_words_must_stand_in_one_passage():
 
 
 def test_a_word_that_most_passages_have_tells_little():
-    found = ["the mill and the wheel"] * 9 + ["a granary"]
+    found = ["the mill and the wheel"] * 29 + ["a granary"]
     common, rare = words("mill granary", [found[0]], found), words("mill granary", [found[-1]], found)
     assert 0 < common < 0.2 < 0.8 < rare < 1
+
+
+def test_a_collection_of_one_passage_is_judged_as_one_of_many():
+    """That all of it holds a word makes the word no commoner."""
+    others = [f"something else {i}" for i in range(30)]
+    alone, among = (
+        words("When did the storm reach the mill?", [STORM]),
+        words("When did the storm reach the mill?", [STORM], [STORM, *others]),
+    )
+    assert alone == pytest.approx(among, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["words", "embedder"])

@@ -24,6 +24,9 @@ _STEM = 5
 """Letters by which two words count as the same: endings differ, in most languages. As good on training questions as an
 English stemmer."""
 
+_FEW = 25
+"""Passages below which rarity is not counted by them: in a collection of one, all of it has every word that it has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -79,7 +82,8 @@ def evidence(question: str, cosine: float | None, best: Sequence[str], found: It
     """
     asked = stems(question)
     texts = [stems(text) for text in found]
-    rarity = {word: math.log((len(texts) + 1) / (sum(word in text for text in texts) + 0.5)) for word in asked}
+    number = max(len(texts), _FEW)
+    rarity = {word: math.log((number + 1) / (sum(word in text for text in texts) + 0.5)) for word in asked}
     total = sum(rarity.values())
     held = (sum(weight for word, weight in rarity.items() if word in stems(text)) for text in best)
     return Evidence(cosine, max(held, default=0.0) / total if total else 0.0)
