@@ -65,6 +65,13 @@ def test_a_mistake_in_any_command_is_2_and_with_json_one_object(call, command):
     assert (told["error"], told["exit_code"]) == ("UsageError", 2)
 
 
+@pytest.mark.parametrize("command", LEAVES)
+def test_every_help_text_has_an_example(call, command):
+    code, out, _ = call(*command.split(), "--help")
+    assert code == 0
+    assert f"Example: preread {command}" in " ".join(out.split())
+
+
 def test_every_command_that_reports_has_json():
     without = {name for name, leaf in LEAVES.items() if not any("--json" in p.opts for p in leaf.params)}
     assert without == WITHOUT_REPORT
@@ -198,3 +205,12 @@ def test_completion_imports_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_reference_is_what_the_commands_say():
+    from preread.cli.reference import reference
+
+    written = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert written == reference(), "python -m preread.cli.reference > docs/commands.md"
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert [name for name in LEAVES if f"preread {name}" not in readme] == []

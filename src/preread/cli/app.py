@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from preread.cli import completion
 from preread.core.errors import PrereadError
@@ -18,7 +19,22 @@ from preread.core.errors import PrereadError
 if TYPE_CHECKING:
     from preread.library import Collection
 
+ORDER = ("add", "list", "show", "forget", "cancel", "study", "ask", "chat", "compare", "demo")
+"""What users do most comes first in the help; the rest follows."""
+
+
+class InOrder(TyperGroup):
+    """The commands in that order, whichever file of ours was imported first."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        last = len(ORDER)
+        names = sorted(self.commands, key=lambda name: (ORDER.index(name) if name in ORDER else last, name))
+        self.commands = {name: self.commands[name] for name in names}
+
+
 app = typer.Typer(
+    cls=InOrder,
     help="Let a language model read long documents once, ahead of time; ask a thousand times, cheaply.",
     no_args_is_help=True,
     invoke_without_command=True,
