@@ -9,6 +9,7 @@ abandoned, and life goes on with the copy. Nothing that a dying process could st
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from hypothesis.stateful import (
 )
 
 from preread.core.errors import UsageError
+from preread.core.types import Passage
 from preread.library import Collection, Library
 from preread.memories import Memories
 from preread.settings import Settings
@@ -40,6 +42,7 @@ SETTINGS = Settings(model="tiny", options={"ratio": 4.0}, passage_tokens=40)
 NAMES = st.sampled_from(["x.md", "y.txt", "deep/z.md"])
 COLLECTIONS = st.sampled_from(["sea", "land"])
 VERSIONS = st.integers(0, 4)
+EFFECT = st.integers(1, 30)
 EFFECTS = (
     "preread.store.payloads.replace",
     "preread.store.folder.replace",
@@ -123,6 +126,7 @@ class Life(RuleBasedStateMachine):
     """Two collections in one library, each with a folder of files; the model is a dictionary of texts."""
 
     handle = None
+    deaths = 0
 
     @initialize()
     def begin(self) -> None:
@@ -207,18 +211,23 @@ class Life(RuleBasedStateMachine):
     def the_library_is_reopened(self) -> None:
         self.library = self.open()
 
-    @rule(
-        collection=COLLECTIONS,
-        name=NAMES,
-        version=VERSIONS,
-        what=st.sampled_from(["add", "add", "add", "sync", "forget", "forget_all"]),
-        effects=st.integers(1, 40),
-    )
-    def the_process_dies(self, collection: str, name: str, version: int, what: str, effects: int) -> None:
-        if what in ("forget", "forget_all") and name not in self.held[collection]:
-            return
-        if what in ("add", "sync"):
-            self.write(collection, name, version)
+    @rule(collection=COLLECTIONS, name=NAMES, version=VERSIONS, effects=EFFECT)
+    def the_process_dies_in_add(self, collection: str, name: str, version: int, effects: int) -> None:
+        self.write(collection, name, version)
+        self.die("add", effects, collection, name)
+
+    @rule(collection=COLLECTIONS, name=NAMES, version=VERSIONS, effects=EFFECT)
+    def the_process_dies_in_sync(self, collection: str, name: str, version: int, effects: int) -> None:
+        self.write(collection, name, version)
+        self.die("sync", effects, collection, name)
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(what=st.sampled_from(["forget", "forget_all"]), effects=EFFECT)
+    def the_process_dies_in_forget(self, what: str, effects: int) -> None:
+        collection = next(name for name, held in self.held.items() if held)
+        self.die(what, effects, collection, next(iter(self.held[collection])))
+
+    def die(self, what: str, effects: int, collection: str, name: str) -> None:
         before = {key: dict(held) for key, held in self.held.items()}
         here, image = self.library.path, self.top / f"library{self.lives + 1}"
         arguments = (collection,) if what in ("sync", "forget_all") else (collection, name)
@@ -229,6 +238,7 @@ class Life(RuleBasedStateMachine):
             pass
         else:
             return  # it was done before that many effects
+        Life.deaths += 1
         self.lives += 1
         self.library = self.open()
         self.held = before
@@ -269,7 +279,7 @@ class Life(RuleBasedStateMachine):
             (collection, name) for collection, held in self.held.items() for name in held
         )
         for collection, held in self.held.items():
-            rows, total = [], 0
+            every, total = [], 0
             for name, version in held.items():
                 source = str(self.file(collection, name))
                 stored = store.passages(collection, source)
@@ -277,6 +287,7 @@ class Life(RuleBasedStateMachine):
                 assert "".join(one.passage.text for one in stored) == text_of(version)
                 assert [one.passage.index for one in stored] == list(range(len(stored)))
                 passages = [one.passage for one in stored]
+                every += passages
                 assert len(Memories(store, self.handle).load(passages)) == len(stored)
                 named |= {one.keys["lloco"] for one in stored} | {text_key(store.document(collection, source).hash)}
                 total += len(stored)
@@ -285,12 +296,15 @@ class Life(RuleBasedStateMachine):
                     (h.source, h.passage.index) for h in store.nearest(collection, np.ones(64, np.float32), 3 * total)
                 ]
                 assert len(rows) == len(set(rows)) == total
-                words = store.matching(collection, "the", 3 * total)
-                assert {(hit.source, hit.passage.index) for hit in words} == set(rows)
+                assert all(self.found_by_words(collection, passage, total) for passage in every)
         assert store.missing(named) == set()
         listed = {(s.collection, s.source) for s in statuses(store) if s.state in ("learned", "stale")}
         assert listed == {(entry.collection, entry.source) for entry in entries}
         self.named = named
+
+    def found_by_words(self, collection: str, passage: Passage, total: int) -> bool:
+        found = self.library.store.matching(collection, passage.text, 3 * total)
+        return not re.search(r"\w", passage.text) or passage in [hit.passage for hit in found]
 
     @rule()
     def nothing_is_left_over_after_collecting(self) -> None:
@@ -316,4 +330,6 @@ def test_the_store_equals_the_model_whatever_happens(monkeypatch, open_library, 
         derandomize=RUNS <= 100,
         suppress_health_check=list(HealthCheck),
     )
+    Life.deaths = 0
     run_state_machine_as_test(Life, settings=configured)
+    assert Life.deaths > 2 * RUNS, "too few runs met a crash"

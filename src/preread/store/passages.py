@@ -42,7 +42,7 @@ class PassageTable:
     def __init__(self, folder: Path) -> None:
         self._folder, self._files = folder, folder / f"{TABLE}.lance"
         self._opened: Any = None
-        self._settled: set[Path] = set()
+        self._settled: set[tuple[Path, int]] = set()
 
     @property
     def version(self) -> list[tuple[str, int, int]]:
@@ -160,11 +160,10 @@ class PassageTable:
             self._settle()
 
     def _settle(self) -> None:
-        """Have the commit outlast a power cut: Lance writes files once and leaves it to the system when."""
-        files = {self._files, *self._files.rglob("*")}
-        new = files - self._settled
-        settle(new | {path.parent for path in new})
-        self._settled = files
+        """Have the commit outlast a power cut: Lance leaves it to the system when files reach the disk."""
+        now = {(path, path.stat().st_mtime_ns) for path in (self._files, *self._files.rglob("*"))}
+        settle(path for path, _ in now - self._settled)
+        self._settled = now
 
     @cached_property
     def _database(self) -> Any:
