@@ -166,15 +166,17 @@ def test_kill_9_at_any_moment_loses_nothing(writer, model, kills, outcome, monke
     decoder = load(str(model))
     monkeypatch.setattr("preread.library.load", lambda name: decoder)
     monkeypatch.setattr("preread.library.Embedder", runpy.run_path(str(ROOT / "conftest.py"))["WordCounts"])
-    counted, phases, held, slowest = Counter(), Counter(), {}, 0.0
+    counted, phases, held = Counter(), Counter(), {}
+    slowest = most_work = 0.0
     for plan in plans(kills):
         acknowledged, pending, phase = writer.live_and_die(plan, held)
         phases[phase] += 1
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.process_time()
         library = Library(tmp_path / "library")
         library.store.documents()
         library.store.collect()  # a write: it finishes what a killed `forget` began
         slowest = max(slowest, time.monotonic() - started)
+        most_work = max(most_work, time.process_time() - worked)
         found, held = wrongs(library, acknowledged, pending)
         counted += found
         assert not found["lost"] + found["half"] + found["doubled"], (plan, phase, acknowledged, pending, held, found)
@@ -182,7 +184,7 @@ def test_kill_9_at_any_moment_loses_nothing(writer, model, kills, outcome, monke
         no_half_adapter(library)
     outcome |= {"kills": kills, "phases": phases, "slowest_s": slowest, "checked": counted["checked"]}
     outcome |= {name: counted[name] for name in ("lost", "half", "doubled")}
-    assert slowest < 5
+    assert most_work < 5, "seconds of the processor, for a busy machine takes any time at all"
     assert phases["commit"] >= LEAST_IN_COMMIT * kills / 60
     assert len(phases) >= min(10, kills // 6), phases
     assert counted["checked"] > kills

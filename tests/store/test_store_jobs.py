@@ -192,7 +192,7 @@ def test_a_full_disk_at_any_point_of_an_add(store: Store, add_to, limit: int) ->
     assert [entry.source for entry in Store(store.path).documents()] == ["kept", "large"]
     store.collect()
     assert len(store.passages("c", "large")) == 60
-    assert not [file for file in store.path.rglob("*.part")]
+    assert list(store.path.rglob("*.part")) == []
 
 
 def test_two_jobs_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
