@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import subprocess
+import sys
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -91,6 +93,37 @@ def test_a_library_is_counted_and_a_damaged_one_fails(findings, collection, log)
     (path / "library.json").write_text("{")
     damaged = findings(library=path)["library"]
     assert (damaged.state, bool(damaged.remedy)) == ("fail", True)
+
+
+def test_payloads_that_are_gone_or_of_no_document_are_counted(findings, collection, log):
+    collection.add(log)
+    path, store = collection.library.path, collection.store
+    whole = findings(library=path)["payloads"]
+    assert (whole.state, "no document" in whole.found) == ("ok", False)
+    store.put({"ab" * 32: b"made for a comparison"})
+    assert "1 of no document" in findings(library=path)["payloads"].found
+    keys = store.stored("sea")[0][str(log)]
+    gone = sorted(keys)[0]
+    (path / "payloads" / gone[:2] / gone).unlink()
+    found = [finding for finding in examine(path) if finding.name == "payloads"]
+    assert [finding.state for finding in found] == ["fail", "ok"]
+    assert f"1 of {len(keys)} payloads are gone" in found[0].found
+    collection.add(log)
+    assert findings(library=path)["payloads"].state == "ok", "the remedy is one"
+
+
+def test_documents_that_were_interrupted_or_failed_are_said(findings, collection, log, tmp_path):
+    collection.add(log)
+    (tmp_path / "empty.txt").write_bytes(b"")
+    collection.sync([tmp_path / "empty.txt"])
+    failed = findings(library=collection.library.path)["jobs"]
+    assert (failed.state, "empty.txt" in failed.found) == ("warn", True)
+    script = "import os, sys; from pathlib import Path; from preread.store.jobs import Jobs\n"
+    script += "with Jobs(Path(sys.argv[1])).running('sea', ['/half.txt']): os._exit(9)"
+    killed = subprocess.run([sys.executable, "-c", script, str(collection.library.path)], check=False)
+    assert killed.returncode == 9
+    states = [finding for finding in examine(collection.library.path) if finding.name == "jobs"]
+    assert ["/half.txt" in finding.found for finding in states] == [True, False]
 
 
 def test_a_damaged_decoder_and_a_foreign_compressor_fail(findings, tmp_path, monkeypatch, tiny_decoder):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 from packaging.requirements import Requirement
@@ -25,6 +25,9 @@ from preread.core.defaults import PREFIX, Chosen, project_file, resolve, unknown
 from preread.core.errors import PrereadError
 from preread.core.paths import cache_home, data_home
 from preread.inventory import weights_folder
+
+if TYPE_CHECKING:
+    from preread.store.store import Store
 
 State = Literal["ok", "warn", "fail"]
 NETWORK_S = 2.0
@@ -199,7 +202,7 @@ def _configuration() -> Iterator[Finding]:
 
 
 def _library(named: Path | None) -> Iterator[Finding]:
-    from preread.store.store import Store
+    from preread.store.store import Store  # lancedb comes with it
 
     path = named or _configured_library() or data_home() / "library"
     if not (path / "library.json").exists():
@@ -210,6 +213,29 @@ def _library(named: Path | None) -> Iterator[Finding]:
     tokens = sum(entry.tokens for entry in documents)
     found = f"{len(documents)} documents, {tokens:,} tokens, {len(store.collections())} collections at {path}"
     yield Finding("library", "ok", found)
+    yield from _payloads(store)
+    waiting = store.jobs.work()
+    if stopped := [work.source for work in waiting if work.state != "failed" and not work.alive]:
+        found = f"{len(stopped)} interrupted, such as {stopped[0]}"
+        yield Finding("jobs", "warn", found, "The same `preread add` goes on where it stopped.")
+    if failed := [work.source for work in waiting if work.state == "failed"]:
+        found = f"{len(failed)} documents could not be read, such as {failed[0]}"
+        yield Finding("jobs", "warn", found, "`preread list` says why.")
+
+
+def _payloads(store: Store) -> Iterator[Finding]:
+    """Whether all that documents name is stored, and what is stored that none names; by size, without reading it."""
+    named: set[str] = set()
+    sizes: dict[str, int] = {}
+    for collection in store.collections():
+        own, sizes = store.stored(collection)
+        named = named.union(*own.values())
+    if lost := named - sizes.keys():
+        found = f"{len(lost)} of {len(named)} payloads are gone"
+        yield Finding("payloads", "fail", found, "Add the documents again: `preread add` makes what is missing.")
+    loose = sizes.keys() - named
+    extra = f", and {len(loose)} of no document ({_mb(sum(sizes[key] for key in loose))}) until the next forget"
+    yield Finding("payloads", "ok", f"{len(named) - len(lost)} stored{extra if loose else ''}")
 
 
 def _configured_library() -> Path | None:
@@ -241,6 +267,10 @@ def _room(name: str, free: int, found: str, remedy: str) -> Finding:
 
 def _gb(number: float) -> str:
     return f"{number / 1e9:.1f} GB"
+
+
+def _mb(number: float) -> str:
+    return f"{number / 1e6:.1f} MB"
 
 
 def _one_line(error: Exception) -> str:
