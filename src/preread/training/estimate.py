@@ -46,11 +46,10 @@ class Estimate:
     @property
     def line(self) -> str:
         """All of it in one line for people."""
-        minutes = self.seconds / 60
+        time = f"about {self.seconds / 60:,.0f} minutes" if self.seconds > 120 else f"about {self.seconds:,.0f} seconds"
         return (
             f"{self.steps:,} steps over {self.tokens:,} tokens, {self.flops / 1e12:,.3g} TFLOP; "
-            f"{self.parameters:,} parameters train; about {f'{minutes:,.0f} minutes' if minutes >= 2 else '2 minutes'} "
-            f"here{'' if minutes >= 2 else ' or less'}; memory up to {self.peak_bytes / 1e9:.2g} GB; "
+            f"{self.parameters:,} parameters train; {time} here; memory up to {self.peak_bytes / 1e9:.2g} GB; "
             f"checkpoint {self.checkpoint_bytes / 1e6:.3g} MB"
         )
 
