@@ -121,7 +121,7 @@ def synced(result: Synced, dry_run: bool = False) -> str:
         lists = {"add": result.added, "replace": result.replaced, "forget": result.forgotten}
         lines = [f"{what}: {source}" for what, sources in lists.items() for source in sources] + lines
     if result.skipped:
-        kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in result.skipped.most_common())
+        kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in sorted(result.skipped.items()))
         lines.append(f"not read: {kinds}")
     return "\n".join(lines)
 

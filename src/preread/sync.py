@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -51,7 +50,7 @@ class Synced:
     forgotten: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -62,7 +61,8 @@ OnFailed = Callable[[str, UnreadableDocument], object]
 @dataclass(frozen=True, slots=True)
 class _Found:
     """What the paths hold: sources that were named, those that folders hold, those that were learned and left their
-    folder, and those that left it before they could be."""
+    folder, and those that left it before they could be.
+    """
 
     named: dict[str, Path | str] = field(default_factory=dict)
     held: dict[str, Path | str] = field(default_factory=dict)
@@ -134,7 +134,8 @@ def _survey(
             fail(folder, error)
             continue
         found.held.update((str(file), file) for file in holds.files)
-        result.skipped.update(holds.skipped)
+        for suffix, number in holds.skipped.items():
+            result.skipped[suffix] = result.skipped.get(suffix, 0) + number
         for closed, reason in holds.closed.items():
             fail(closed, _closed(closed, reason))
         gone = [source for source in below if _is_gone(source, holds.closed)]
