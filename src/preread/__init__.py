@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from preread.core.errors import PrereadError
-    from preread.core.types import Answer, Citation, Document, Passage, Sampling, Usage
+    from preread.core.types import Answer, Citation, Document, Passage, Sampling, Turn, Usage
     from preread.lessons import StudyConfig
     from preread.library import Collection, Library
     from preread.models.loading import load
     from preread.settings import Settings
 
-# transformers imports torchao wherever it is installed, and torchao then names each of its GPU kernels that this machine
-# does not have: nothing that a user of ours could act on.
+# transformers imports torchao wherever it is installed, and torchao then names each of its GPU kernels that this
+# machine does not have: nothing that a user of ours could act on.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -33,6 +33,7 @@ _WHERE = {
     "Sampling": "preread.core.types",
     "Settings": "preread.settings",
     "StudyConfig": "preread.lessons",
+    "Turn": "preread.core.types",
     "Usage": "preread.core.types",
     "load": "preread.models.loading",
 }
@@ -47,6 +48,7 @@ __all__ = [
     "Sampling",
     "Settings",
     "StudyConfig",
+    "Turn",
     "Usage",
     "load",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from preread.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
 from preread.core.memory import Memory
 from preread.core.method import Handle
-from preread.core.types import Answer, Citation, Hit, Passage, Sampling, Turn, Usage
+from preread.core.types import Answer, Citation, Hit, Passage, Prompt, Sampling, Turn, Usage
 from preread.coverage import coverage
 from preread.data.language import warn_of_language
 from preread.engines.base import Event, check
@@ -61,24 +61,11 @@ def ask(
     context, turns = _context(collection, handle, question, found.hits, mode, sampling.max_tokens, history)
     prompt = handle.prompt(question, context.memories, adapter, turns)
     waited = searched + time.perf_counter() - start
-    pieces: list[str] = []
-    event: Event | None = None
-    for event in collection.engine.generate([prompt], sampling):
-        pieces.append(event.text)
-        on_text(event.text)
-    assert event is not None
+    text, event = _written(collection, prompt, sampling, on_text)
     assert event.finish is not None
     entries = collection.documents()
-    usage = Usage(
-        tokens_read=len(prompt),
-        tokens_of_source=sum(memory.tokens for memory in context.memories),
-        tokens_of_documents=sum(entry.tokens for entry in entries if entry.source in context.read),
-        tokens_written=event.tokens,
-        first_token_s=waited + event.first_token_s,
-        per_token_s=event.per_token_s,
-    )
     return Answer(
-        text="".join(pieces).strip(),
+        text=text,
         method=handle.name,
         collection=collection.name,
         relevance=found.relevance,
@@ -86,7 +73,14 @@ def ask(
         route=None,
         citations=tuple(_citation(hit) for hit in context.hits[:k]),
         read=coverage(collection.store, entries, context.read, context.positions, as_text=not handle.scopes),
-        usage=usage,
+        usage=Usage(
+            tokens_read=len(prompt),
+            tokens_of_source=sum(memory.tokens for memory in context.memories),
+            tokens_of_documents=sum(entry.tokens for entry in entries if entry.source in context.read),
+            tokens_written=event.tokens,
+            first_token_s=waited + event.first_token_s,
+            per_token_s=event.per_token_s,
+        ),
         finish=event.finish,
         notes=(
             *handle.caveats(context.memories),
@@ -111,8 +105,26 @@ def ask_library(
     names = sorted({entry.collection for entry in library.store.documents()})
     if len(names) < 2:
         return ask_it(library.opened(names[0] if names else "default"))
-    chosen = route(library.retriever, question, names, [turn.question for turn in history])
-    return replace(ask_it(library.opened(chosen.collection)), route=chosen)
+    retriever = library.retriever.ready()
+    start = time.perf_counter()
+    chosen = route(retriever, question, names, [turn.question for turn in history])
+    routed = time.perf_counter() - start
+    answer = ask_it(library.opened(chosen.collection))
+    usage = replace(answer.usage, first_token_s=answer.usage.first_token_s + routed)
+    return replace(answer, route=chosen, usage=usage)
+
+
+def _written(
+    collection: Collection, prompt: Prompt, sampling: Sampling, on_text: Callable[[str], None]
+) -> tuple[str, Event]:
+    """The answer's text, and the engine's last word on it."""
+    pieces: list[str] = []
+    event: Event | None = None
+    for event in collection.engine.generate([prompt], sampling):
+        pieces.append(event.text)
+        on_text(event.text)
+    assert event is not None
+    return "".join(pieces).strip(), event
 
 
 def _doubt(found: Found) -> str:

@@ -115,11 +115,8 @@ class Library:
 
         `Answer.route` says which it is, why, and which is the next. Arguments and errors are `Collection.ask`'s.
         """
-
-        def ask_it(collection: Collection) -> Answer:
-            return collection.ask(question, method, mode, k, sampling, on_text, history, strict, on_doubt)
-
-        return ask_library(self, question, history, ask_it)
+        rest = (method, mode, k, sampling, on_text, history, strict, on_doubt)
+        return ask_library(self, question, history, lambda collection: collection.ask(question, *rest))
 
 
 class Collection:

@@ -170,7 +170,8 @@ def interval(asked: Sequence[Asked], value: Value, seed: int = 0) -> tuple[float
 
 def _figure(name: str, asked: Sequence[Asked], value: Value, note: str, recipe: str, command: str) -> Figure:
     low, high = interval(asked, value)
-    return Figure(name, value(asked), low, high, "share", len(asked), recipe, command, note)
+    counted = sum(one.held for one in asked) if value is accuracy else len(asked)
+    return Figure(name, value(asked), low, high, "share", counted, recipe, command, note)
 
 
 def _recall_note(articles: Sequence[Held]) -> str:
@@ -188,8 +189,8 @@ def _accuracy_note(wide: Sequence[Asked], narrow: Sequence[Asked]) -> str:
     held = sum(one.held for one in wide)
     return (
         f"8 question sets (test files: {', '.join(name.split('.')[0] for name in KINDS)}) as 8 collections, half of "
-        f"the documents of each, {held} questions that they answer (the others of n are those of the other half, for "
-        "routing.abstain_auroc); only the question is routed; interval by bootstrap over documents. The other reading, "
+        f"the documents of each, {held} questions that they answer; "
+        "only the question is routed; interval by bootstrap over documents. The other reading, "
         f"8 SQuAD 2 articles as 8 collections: {accuracy(narrow):.3f} ({low:.3f} to {high:.3f}, "
         f"n={sum(one.held for one in narrow)})"
     )
