@@ -82,6 +82,17 @@ def test_configured_settings_are_for_new_collections_only(run, log, tmp_path):
     assert "the settings that default was made with" in err
 
 
+def test_a_configured_option_is_for_the_methods_that_have_it(run, log, tmp_path):
+    Path("preread.toml").write_text('model = "tiny"\nratio = 4')
+    assert run("add", str(log), "--method", "text", "--collection", "plain")[0] == 0
+    made = Library(tmp_path / "library").collection("plain").settings
+    assert (made.method, made.options) == ("text", {})
+    code, _, err = run("add", str(log), "--method", "text", "--ratio", "8", "--collection", "other")
+    assert (code, "ratio" in err) == (2, True)
+    code, _, err = run("add", str(log), "--method", "lloco", "--collection", "plain")
+    assert (code, "was made with" in err) == (2, True)
+
+
 def test_list_shows_every_collection_whatever_is_configured(run, log):
     assert run("add", str(log), "--model", "tiny", "--collection", "other")[0] == 0
     Path("preread.toml").write_text('collection = "mine"')

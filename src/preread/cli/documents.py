@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preread.cli.app import CollectionOption, JsonOption, LibraryOption, app, complain, emit, open_collection, typed
+from preread.cli.app import (
+    CollectionOption,
+    JsonOption,
+    LibraryOption,
+    MethodOption,
+    app,
+    complain,
+    emit,
+    open_collection,
+    typed,
+)
 from preread.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from preread.settings import Settings
+
+DECIDED = ("model", "method", "ratio", "segments")
+"""What is decided once for a collection."""
 
 
 @app.command()
@@ -19,6 +35,7 @@ def add(
     collection: CollectionOption = "default",
     library: LibraryOption = None,
     model: Annotated[str | None, typer.Option(help="Decoder: default, a folder or a hub id. New collections.")] = None,
+    method: MethodOption = None,
     ratio: Annotated[float | None, typer.Option(help="Tokens a summary embedding stands for. New collections.")] = None,
     segments: Annotated[str | None, typer.Option(help="independent or recursive. New collections.")] = None,
     remove: Annotated[
@@ -35,12 +52,10 @@ def add(
     """
     from preread import render
     from preread.library import Library
-    from preread.settings import Settings
 
-    options = {k: v for k, v in {"ratio": ratio, "segments": segments}.items() if v is not None}
-    settings = Settings(model=model or "default", options=options) if options or model else None
+    settings: Settings | None = _settings(context, model, method, {"ratio": ratio, "segments": segments})
     opened = Library(library)
-    if opened.store.documents(collection) and not any(typed(context, name) for name in ("model", "ratio", "segments")):
+    if opened.store.documents(collection) and not any(typed(context, name) for name in DECIDED):
         settings = None  # what is configured is for new collections
     target = opened.collection(collection, settings)
     result = target.sync(
@@ -130,6 +145,16 @@ def forget(
         )
     target = open_collection(library, collection)
     emit(target.forget(*documents) if documents else target.forget_all(), json_, render.receipt)
+
+
+def _settings(context: typer.Context, model: str | None, method: str | None, options: dict[str, Any]) -> Settings:
+    """Settings of a new collection; a configured option that the method does not have is for other methods."""
+    from preread.settings import Settings, known
+
+    bare = Settings()
+    has = known(method or bare.method).__dataclass_fields__
+    own = {key: value for key, value in options.items() if value is not None and (key in has or typed(context, key))}
+    return Settings(model or bare.model, method or bare.method, own)
 
 
 def _library(library: Path | None) -> Path:
