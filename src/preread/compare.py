@@ -107,7 +107,7 @@ def compare(
 
 def _prepare(collection: Collection, method: str, sources: Sequence[str]) -> Column:
     """Attach a method, see that its memories of the documents are there, and run it once: the clock starts warm."""
-    start, kept, missing = time.perf_counter(), 0, False
+    start, named, missing = time.perf_counter(), set[str](), False
     try:
         handle = collection.handle(method)
         memories = Memories(collection.store, handle)
@@ -117,13 +117,14 @@ def _prepare(collection: Collection, method: str, sources: Sequence[str]) -> Col
                 keys = memories.keys(passages, scope)
                 missing = missing or bool(collection.store.missing(keys))
                 memories.make(passages, scope)
-                kept += sum(len(content) for content in collection.store.payloads(sorted(set(keys))).values())
+                named.update(keys)
         made_s = time.perf_counter() - start if missing else 0.0
         for _ in collection.engine.generate([handle.prompt("Ready?", [])], Sampling(max_tokens=2)):
             pass
     except PrereadError as error:
         return Column(method, None, str(error), 0, 0.0)
-    return Column(method, None, "", kept, made_s)
+    _, sizes = collection.store.stored(collection.name)
+    return Column(method, None, "", sum(sizes[key] for key in named), made_s)
 
 
 def _ask(
