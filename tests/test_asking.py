@@ -79,7 +79,7 @@ def test_what_was_read_and_what_was_not_make_up_the_collection(collection, add, 
     assert f"as {'text' if method == 'text' else 'memory'}: {first.title}" in shown
     assert "not read: " in shown
     unread = sum(read.unread.tokens for read in answer.read if not read.positions)
-    assert f"more documents ({unread:,} tokens)" in shown
+    assert f"documents ({unread:,} tokens)" in shown
 
 
 def test_several_documents_in_one_context_and_a_document_without_marks(collection, add):
