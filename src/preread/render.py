@@ -87,7 +87,8 @@ def read(answer: Answer) -> list[str]:
         known = [(one, extent) for one, extent in parts if one.positions]
         shown = [f"{one.title}, {_places(extent)} ({count(extent.tokens, 'token')})" for one, extent in known]
         if others := [extent.tokens for one, extent in parts if not one.positions]:
-            shown.append(f"{count(len(others), 'more document' if shown else 'document')} ({count(sum(others), 'token')})")
+            more = "more document" if shown else "document"
+            shown.append(f"{count(len(others), more)} ({count(sum(others), 'token')})")
         lines += [f"{how}: {'; '.join(shown)}"] if shown else []
     return lines
 
