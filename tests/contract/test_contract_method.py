@@ -12,23 +12,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from preread.core.errors import FingerprintMismatch, IntegrityError, UsageError
+from preread.core.errors import FingerprintMismatch, IntegrityError, UnsupportedModel, UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle, Method
-from preread.core.types import Passage
+from preread.core.types import Passage, Prompt
 from preread.methods import METHODS
+from preread.methods.kv.method import Kv
 from preread.methods.lloco.compressor import CompressorConfig
 from preread.methods.lloco.method import Lloco
 from preread.methods.text import Text
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig
+from preread.nn.reading import read
 
 SMALL = CompressorConfig(max_summary=16, lora=LoraConfig(rank=4))
 CASES: dict[str, Callable[[], Method]] = {
     "text": Text,
     "lloco": lambda: Lloco(ratio=4, shape=SMALL),
+    "kv": lambda: Kv(ratio=4),
+    "kv-matched": lambda: Kv(ratio=4, match=True),
     "lloco-recursive": lambda: Lloco(ratio=4, segments="recursive", segment_tokens=20, shape=SMALL),
 }
+REFUSED = {("kv-matched", "tiny-gemma")}
+"""Where a method says at once that it cannot be attached: keys with a weight need attention without a soft cap."""
 FAMILIES = ("llama", "qwen2", "gemma", "default")
 TEXTS = (
     "The keeper of the lighthouse wrote down every ship that passed.",
@@ -51,8 +57,12 @@ def decoder(request, tiny_decoder) -> Decoder:
 
 
 @pytest.fixture(params=CASES)
-def method(request) -> Method:
+def method(request, decoder) -> Method:
     torch.manual_seed(7)
+    if (request.param, decoder.name) in REFUSED:
+        with pytest.raises(UnsupportedModel):
+            CASES[request.param]().attach(decoder)
+        pytest.skip(f"{request.param} refuses {decoder.name}")
     return CASES[request.param]()
 
 
@@ -80,8 +90,8 @@ def _passages(decoder: Decoder) -> list[Passage]:
 
 
 @torch.inference_mode()
-def _logits(decoder: Decoder, ids: Tensor, embeds: Tensor | None = None) -> Tensor:
-    return decoder.logits(decoder.hidden(decoder.embed(ids[None], embeds)))[0]
+def _logits(decoder: Decoder, prompt: Prompt) -> Tensor:
+    return decoder.logits(read(decoder, prompt))
 
 
 def _encode(handle: Handle, passages: list[Passage]) -> dict[str, list[Memory]]:
@@ -91,14 +101,14 @@ def _encode(handle: Handle, passages: list[Passage]) -> dict[str, list[Memory]]:
 def test_attach_and_detach_leave_the_logits_identical(method, decoder):
     ids = decoder.tokens(TEXTS[0])
     names = [name for name, _ in decoder.model.named_modules()]
-    before, state = _logits(decoder, ids), {k: v.clone() for k, v in decoder.model.state_dict().items()}
+    before, state = _logits(decoder, Prompt(ids)), {k: v.clone() for k, v in decoder.model.state_dict().items()}
     handle = method.attach(decoder)
     _disturb(decoder)
     list(handle.encode(_passages(decoder)))
-    assert torch.equal(_logits(decoder, ids), before), "attached, but nothing is asked of it"
+    assert torch.equal(_logits(decoder, Prompt(ids)), before), "attached, but nothing is asked of it"
     handle.detach()
     handle.detach()
-    assert torch.equal(_logits(decoder, ids), before)
+    assert torch.equal(_logits(decoder, Prompt(ids)), before)
     assert [name for name, _ in decoder.model.named_modules()] == names
     assert all(torch.equal(value, state[key]) for key, value in decoder.model.state_dict().items())
     assert not any(module._forward_hooks for module in decoder.model.modules())
@@ -110,7 +120,7 @@ def test_no_memory_is_the_base_model(handle, decoder):
         [{"role": "user", "content": "Who kept the lighthouse?"}], add_generation_prompt=True, return_tensors="pt"
     )["input_ids"][0]
     assert prompt.ids.tolist() == chat.tolist()
-    assert torch.equal(_logits(decoder, prompt.ids, prompt.embeds), decoder.model(chat[None]).logits[0])
+    assert torch.equal(_logits(decoder, prompt), decoder.model(chat[None]).logits[0])
 
 
 def test_a_memory_changes_the_answer(handle, decoder):
@@ -118,8 +128,8 @@ def test_a_memory_changes_the_answer(handle, decoder):
     for memories in _encode(handle, _passages(decoder)).values():
         with_memory = handle.prompt("Who?", memories)
         without = handle.prompt("Who?", [])
-        a = _logits(decoder, with_memory.ids, with_memory.embeds)[-1]
-        assert (a - _logits(decoder, without.ids)[-1]).abs().max() > 1e-3
+        a = _logits(decoder, with_memory)[-1]
+        assert (a - _logits(decoder, without)[-1]).abs().max() > 1e-3
 
 
 def test_batch_equals_single(handle, decoder):
@@ -129,8 +139,8 @@ def test_batch_equals_single(handle, decoder):
     for a, b in zip(together, alone, strict=True):
         assert (a.source, a.tokens, a.producer) == (b.source, b.tokens, b.producer)
         for name, tensor in a.tensors.items():
-            off = (tensor.float() - b.tensors[name].float()).norm() / tensor.float().norm()
-            assert off < (1e-5 if decoder.dtype == torch.float32 else 5e-2)
+            off = (tensor.float() - b.tensors[name].float()).norm()
+            assert off <= (1e-5 if decoder.dtype == torch.float32 else 5e-2) * tensor.float().norm()
 
 
 def test_encoding_reads_its_input_as_it_goes(handle, decoder):
@@ -246,14 +256,14 @@ def test_an_adapter_of_zeros_is_the_base_model_and_a_trained_one_is_not(handle, 
     decoder.adapters.add("collection", Lora(LoraConfig(rank=2), decoder.projections).eval())
     memories = list(handle.encode(_passages(decoder)))
     prompt = handle.prompt("Who?", memories, adapter="collection")
-    bare = _logits(decoder, prompt.ids, prompt.embeds)
+    bare = _logits(decoder, prompt)
     with decoder.adapters.use(prompt.adapter):
-        assert torch.equal(_logits(decoder, prompt.ids, prompt.embeds), bare)
+        assert torch.equal(_logits(decoder, prompt), bare)
     for b in decoder.adapters["collection"].b.values():
         torch.nn.init.normal_(b, std=0.2)
     with decoder.adapters.use(prompt.adapter):
-        assert not torch.equal(_logits(decoder, prompt.ids, prompt.embeds), bare)
-    assert torch.equal(_logits(decoder, prompt.ids, prompt.embeds), bare)
+        assert not torch.equal(_logits(decoder, prompt), bare)
+    assert torch.equal(_logits(decoder, prompt), bare)
     decoder.adapters.remove("collection")
 
 

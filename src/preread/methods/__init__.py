@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from preread.methods.kv.method import Kv
 from preread.methods.lloco.method import Lloco
 from preread.methods.text import Text
 
-METHODS: Mapping[str, type[Any]] = {Text.name: Text, Lloco.name: Lloco}
+METHODS: Mapping[str, type[Any]] = {Text.name: Text, Kv.name: Kv, Lloco.name: Lloco}
 """Every method by the name that users type. To delete one, delete its folder and its entry."""

@@ -1,0 +1,72 @@
+"""What attention sees while a decoder reads: the queries, keys and values of every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from preread.nn.hf import Decoder
+
+OBSERVED = "observed"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What attention was given in every layer, RoPE applied.
+
+    Args:
+        queries: [L, H, T, E].
+        keys: [L, K, T, E].
+        values: [L, K, T, E].
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+@torch.inference_mode()
+def observe(decoder: Decoder, ids: Tensor) -> Seen:
+    """Read [T] token ids with the bare decoder and keep what its attention is given.
+
+    The decoder attends by another function meanwhile; holding `adapters.use` keeps other readers waiting.
+    """
+    layers: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        layers.append((query[0], key[0], value[0]))
+        if (cap := rest.get("softcap")) is not None:
+            return _capped(query, key, value, mask, rest["scaling"], cap), None
+        attended: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, mask, **rest)
+        return attended
+
+    AttentionInterface.register(OBSERVED, attend)
+    AttentionMaskInterface.register(OBSERVED, sdpa_mask)
+    model = decoder.model
+    with decoder.adapters.use(None):
+        before = model.config.get_text_config()._attn_implementation
+        model.set_attn_implementation(OBSERVED)
+        try:
+            decoder.hidden(decoder.embed(ids)[None])
+        finally:
+            model.set_attn_implementation(before)
+    queries, keys, values = (torch.stack(states) for states in zip(*layers, strict=True))
+    return Seen(queries, keys, values)
+
+
+def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, cap: float) -> Tensor:
+    """[B, T, H, E] attention with a soft cap on its scores (Gemma 2), which PyTorch's own kernels do not have."""
+    shared = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    scores = torch.tanh(query @ key.transpose(-1, -2) * scale / cap) * cap
+    allowed = mask if mask is not None else scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+    weights = scores.float().masked_fill(~allowed, float("-inf")).softmax(-1).to(value.dtype)
+    return (weights @ value).transpose(1, 2)
