@@ -63,12 +63,14 @@ def test_what_is_observed_is_what_a_cache_would_hold_and_attention_is_put_back(d
         torch.testing.assert_close(seen.values[layer], held.values[0], atol=1e-5, rtol=1e-5)
 
 
-def test_kept_are_the_keys_that_the_passage_attends_to_most(tiny_decoder):
+@pytest.mark.parametrize(("family", "scale"), [("qwen2", 12**-0.5), ("gemma", 256**-0.5)])
+def test_kept_are_the_keys_that_the_passage_attends_to_most(tiny_decoder, family, scale):
     """Against loops over layers, heads and queries in double precision."""
-    decoder = tiny_decoder("qwen2")
+    decoder = tiny_decoder(family)
     seen, first, keep = observe(decoder, decoder.tokens(TEXT)), 7, 6
+    assert seen.scale == scale
     kept = select(seen, first, keep, match=False)
-    layers, heads, length, width = seen.keys.shape
+    layers, heads, length, _ = seen.keys.shape
     shared = seen.queries.shape[1] // heads
     for layer in range(layers):
         for head in range(heads):
@@ -76,7 +78,7 @@ def test_kept_are_the_keys_that_the_passage_attends_to_most(tiny_decoder):
             total, count = np.zeros(length - first), 0
             for query_head in range(head * shared, (head + 1) * shared):
                 for query in seen.queries[layer, query_head, first:].double().numpy():
-                    shares = np.exp(keys @ query / np.sqrt(width))
+                    shares = np.exp(keys @ query * seen.scale)
                     total += (shares / shares.sum()) ** 2
                     count += 1
             expected = sorted(np.argsort(-total / count, kind="stable")[:keep])

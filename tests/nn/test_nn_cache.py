@@ -54,7 +54,7 @@ def decoder(request: pytest.FixtureRequest, tiny_tokenizer) -> Decoder:
 @torch.inference_mode()
 def test_cached_positions_equal_the_uncached_forward(decoder: Decoder, folded: bool):
     if folded:
-        fold_heads(decoder.model)
+        fold_heads(decoder)
     embeds = decoder.embed(torch.randint(0, 400, (1, 30)))
     whole = decoder.hidden(embeds)
     cache = decoder.cache(30)
@@ -117,7 +117,7 @@ class Slotted:
 @pytest.mark.parametrize("seed", range(4))
 @torch.inference_mode()
 def test_rows_come_and_go_as_if_each_were_alone(decoder: Decoder, seed: int):
-    fold_heads(decoder.model)
+    fold_heads(decoder)
     rows = Slotted(decoder, seed)
     rows.enter()
     for _ in range(60):
@@ -135,7 +135,7 @@ def test_rows_come_and_go_as_if_each_were_alone(decoder: Decoder, seed: int):
 @torch.inference_mode()
 def test_what_a_gone_row_left_cannot_reach_another(decoder: Decoder):
     """Not even through a mask: zero times NaN is NaN."""
-    fold_heads(decoder.model)
+    fold_heads(decoder)
     cache = decoder.cache(30, slots=2)
     rows = decoder.embed(torch.randint(0, 400, (2, 20)))
     cache.at(1)

@@ -74,12 +74,12 @@ def test_a_bias_is_as_exact_in_bfloat16_as_in_float32():
 
 
 def test_fold_heads_leaves_a_model_that_attends_otherwise(tiny_decoder):
-    llama, gemma = tiny_decoder("llama").model, tiny_decoder("gemma").model
-    gemma.set_attn_implementation("eager")
-    fold_heads(llama)
-    fold_heads(gemma)
-    assert llama.config._attn_implementation == FOLDED
-    assert gemma.config._attn_implementation == "eager"
+    llama, gemma = tiny_decoder("llama"), tiny_decoder("gemma")
+    gemma.model.set_attn_implementation("eager")
+    assert fold_heads(llama)
+    assert not fold_heads(gemma)
+    assert llama.model.config._attn_implementation == FOLDED
+    assert gemma.model.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64), (2, 1, 64), (1, 5, 64)])

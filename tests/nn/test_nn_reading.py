@@ -100,7 +100,7 @@ def test_a_bias_may_differ_from_head_to_head_and_take_a_key_out(tiny_decoder, fa
 @torch.inference_mode()
 def test_biased_and_plain_rows_share_a_cache(tiny_decoder):
     decoder, ids, inside = tiny_decoder("qwen2"), ids_of(30), range(4, 15)
-    fold_heads(decoder.model)
+    fold_heads(decoder)
     biased = taken(decoder, ids, inside, torch.rand(3, 2, 11))
     plain = Prompt(ids_of(17, 2))
     cache, token = decoder.cache(40, slots=2), torch.tensor([[7], [9]])

@@ -163,8 +163,8 @@ class Batch:
         held = [row.held for row in rows]
         embeds = decoder.embed(torch.tensor([[row.written[-1]] for row in rows]))
         positions = torch.tensor([[row.position] for row in rows], device=decoder.device)
-        mask = decoder.ragged_mask(held) if len(set(held)) > 1 else None
         with decoder.adapters.use_rows([row.lora for row in rows]), one_row_products(embeds):
+            mask = decoder.ragged_mask(held) if len(set(held)) > 1 else None
             return decoder.logits(decoder.hidden(embeds, mask, positions, cache)[:, -1])
 
     @staticmethod

@@ -45,7 +45,7 @@ class LocalEngine(Engine):
         self._batch = Batch(decoder, rows_at_once, self.prefixes)
         self._dropped: deque[Row] = deque()
         self._news, self._busy = threading.Condition(), False
-        fold_heads(decoder.model)
+        fold_heads(decoder)
 
     def generate(
         self,

@@ -41,7 +41,7 @@ def refuse(decoder: Decoder, prompt: Prompt, sampling: Sampling) -> None:
             remedy="Add the document again to rebuild its memory.",
         )
     if weighted(prompt):
-        require_weighted(decoder.model)
+        require_weighted(decoder)
     decoder.cache(0)  # refuses a decoder whose keys and values it cannot keep
 
 

@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from preread.core.errors import UnsupportedModel
+from preread.nn.hf import Decoder
 from preread.nn.weighted import EXTRA, is_wide, meet
 
 FOLDED = "sdpa_folded"
@@ -75,29 +76,33 @@ def _two_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
         return torch.matmul(scores.softmax(-1).to(value.dtype), value)
 
 
-def fold_heads(model: PreTrainedModel) -> None:
-    """Let a model that attends with `sdpa` use `folded_attention`; one that attends otherwise stays as it is."""
-    if model.config.get_text_config()._attn_implementation == "sdpa":
-        AttentionInterface.register(FOLDED, folded_attention)
-        AttentionMaskInterface.register(FOLDED, sdpa_mask)
-        model.set_attn_implementation(FOLDED)
+def fold_heads(decoder: Decoder) -> bool:
+    """Let a decoder that attends with `sdpa` use `folded_attention`; whether it does so now. Another stays as it is."""
+    with decoder.adapters.use(None):  # nobody reads meanwhile, and nobody has put another attention in its place
+        if _attention(decoder) == "sdpa":
+            AttentionInterface.register(FOLDED, folded_attention)
+            AttentionMaskInterface.register(FOLDED, sdpa_mask)
+            decoder.model.set_attn_implementation(FOLDED)
+        return _attention(decoder) == FOLDED
 
 
-def require_weighted(model: PreTrainedModel) -> None:
-    """See that a model can read keys with a bias.
+def require_weighted(decoder: Decoder) -> None:
+    """See that a decoder can read keys with a bias.
 
     Raises:
         UnsupportedModel: it attends by something else than `sdpa`, such as with a soft cap on its scores.
     """
-    fold_heads(model)
-    attention = model.config.get_text_config()._attn_implementation
-    if attention != FOLDED:
+    if _attention(decoder) != FOLDED and not fold_heads(decoder):
         raise UnsupportedModel(
             expected="a decoder that attends with sdpa, which can read keys with a bias",
-            got=f"{type(model).__name__} with {attention} attention",
+            got=f"{type(decoder.model).__name__} with {_attention(decoder)} attention",
             consequence="Nothing was computed.",
             remedy="Choose a decoder of the Llama, Qwen or Mistral families, or another method.",
         )
+
+
+def _attention(decoder: Decoder) -> str:
+    return str(decoder.model.config.get_text_config()._attn_implementation)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,27 @@ class Seen:
         queries: [L, H, T, E].
         keys: [L, K, T, E].
         values: [L, K, T, E].
+        scale: what scores are multiplied by before the softmax.
     """
 
     queries: Tensor
     keys: Tensor
     values: Tensor
+    scale: float
+
+
+class _Watch(threading.local):
+    """What this thread's reading has shown so far: queries, keys and values a layer, and the scale of scores.
+
+    The attention that shows it is known to transformers by one name for all decoders and threads, so it must know for
+    whom it attends.
+    """
+
+    layers: list[tuple[Tensor, Tensor, Tensor]] | None = None
+    scale = 0.0
+
+
+_watch = _Watch()
 
 
 @torch.inference_mode()
@@ -37,29 +54,34 @@ def observe(decoder: Decoder, ids: Tensor) -> Seen:
 
     The decoder attends by another function meanwhile; holding `adapters.use` keeps other readers waiting.
     """
-    layers: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        layers.append((query[0], key[0], value[0]))
-        if (cap := rest.get("softcap")) is not None:
-            return _capped(query, key, value, mask, rest["scaling"], cap), None
-        attended: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, mask, **rest)
-        return attended
-
-    AttentionInterface.register(OBSERVED, attend)
+    AttentionInterface.register(OBSERVED, _attend)
     AttentionMaskInterface.register(OBSERVED, sdpa_mask)
     model = decoder.model
     with decoder.adapters.use(None):
         before = model.config.get_text_config()._attn_implementation
         model.set_attn_implementation(OBSERVED)
+        _watch.layers = []
         try:
             decoder.hidden(decoder.embed(ids)[None])
+            queries, keys, values = (torch.stack(states) for states in zip(*_watch.layers, strict=True))
         finally:
+            _watch.layers = None
             model.set_attn_implementation(before)
-    queries, keys, values = (torch.stack(states) for states in zip(*layers, strict=True))
-    return Seen(queries, keys, values)
+    return Seen(queries, keys, values, _watch.scale)
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any
+) -> tuple[Tensor, Tensor | None]:
+    """[B, T, H, E]: attention as the decoder's own, for `_watch` to see if this thread observes."""
+    scale = query.shape[-1] ** -0.5 if rest.get("scaling") is None else rest["scaling"]
+    if _watch.layers is not None:
+        _watch.layers.append((query[0], key[0], value[0]))
+        _watch.scale = scale
+    if (cap := rest.get("softcap")) is not None:
+        return _capped(query, key, value, mask, scale, cap), None
+    attended: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, mask, **rest)
+    return attended
 
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, cap: float) -> Tensor:

@@ -90,7 +90,7 @@ class Reading:
 
     def __init__(self, decoder: Decoder, prompt: Prompt, most: int | None = None) -> None:
         if weighted(prompt):
-            require_weighted(decoder.model)
+            require_weighted(decoder)
         self.decoder, self.prompt, self.given = decoder, prompt, given(prompt)
         borders = {0, begins(prompt), self.given.start, self.given.stop, len(prompt)}
         self.left: deque[range] = deque()

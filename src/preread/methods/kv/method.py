@@ -59,7 +59,7 @@ class Kv(Method):
             )
         decoder.cache(0)
         if self.match:
-            require_weighted(decoder.model)
+            require_weighted(decoder)
         return KvHandle(self, decoder)
 
 

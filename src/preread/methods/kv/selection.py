@@ -1,8 +1,9 @@
 """Which keys and values of a passage are kept, and how they are made to stand for the others.
 
 For one key/value head let K [n, E] and V [n, E] be the passage's keys and values, Q [m, E] reference queries, and
-P = softmax(Q K^T / sqrt(E)) over the passage alone. Kept are the keys with the largest root mean square of their column
-of P (Zweiger et al., Fast KV Compaction via Attention Matching, arXiv 2602.16284, section 3.3).
+P = softmax(s Q K^T) over the passage alone, where s is the decoder's own scale (mostly 1 / sqrt(E)). Kept are the keys
+with the largest root mean square of their column of P (Zweiger et al., Fast KV Compaction via Attention Matching,
+arXiv 2602.16284, section 3.3).
 
 `matched` then fits, as the paper does, a weight w >= 0 for each kept key so that the kept ones have the mass of all
 (equation 4, nonnegative least squares), and new values so that attention to the kept ones gives what attention to all
@@ -38,22 +39,26 @@ def select(seen: Seen, first: int, keep: int, match: bool) -> KeyValues:
     Returns:
         Keys and values [L, K, N, E] in float32, in the order of their positions.
     """
-    keys, values = seen.keys[:, :, first:].float(), seen.values[:, :, first:].float()
-    layers, heads, length, width = keys.shape
+    layers = zip(seen.queries[:, :, first:], seen.keys[:, :, first:], seen.values[:, :, first:], strict=True)
+    # A layer at a time: the shares of all layers together would be the largest tensor by far.
+    kept = [_select(queries.float() * seen.scale, k.float(), v.float(), keep, match) for queries, k, v in layers]
+    return KeyValues(*(torch.stack(states) for states in zip(*kept, strict=True)))
+
+
+def _select(queries: Tensor, keys: Tensor, values: Tensor, keep: int, match: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Kept keys and values [K, N, E] and biases [K, N] of one layer, from scaled queries [H, T, E]."""
+    heads, length, width = keys.shape
     if keep >= length:
-        return KeyValues(keys, values, keys.new_zeros(layers, heads, length))
-    queries = seen.queries[:, :, first:].float().reshape(layers, heads, -1, width)
-    shares = (queries @ keys.transpose(-1, -2) * width**-0.5).softmax(-1)
+        return keys, values, keys.new_zeros(heads, length)
+    shares = (queries.reshape(heads, -1, width) @ keys.transpose(-1, -2)).softmax(-1)
     kept = shares.square().mean(-2).topk(keep).indices.sort(-1).values
-    taken = kept[..., None].expand(-1, -1, -1, width)
-    kept_keys, kept_values = keys.gather(2, taken), values.gather(2, taken)
+    taken = kept[..., None].expand(-1, -1, width)
+    kept_keys, kept_values = keys.gather(1, taken), values.gather(1, taken)
     if not match:
-        return KeyValues(kept_keys, kept_values, keys.new_zeros(layers, heads, keep))
-    columns = shares.gather(3, kept[:, :, None].expand(-1, -1, shares.shape[2], -1))
+        return kept_keys, kept_values, keys.new_zeros(heads, keep)
+    columns = shares.gather(2, kept[:, None].expand(-1, shares.shape[1], -1))
     weights = fitted_weights(columns)
-    return KeyValues(
-        kept_keys, fitted_values(columns * weights[:, :, None], shares @ values, kept_values), weights.log()
-    )
+    return kept_keys, fitted_values(columns * weights[:, None], shares @ values, kept_values), weights.log()
 
 
 def fitted_weights(columns: Tensor) -> Tensor:
