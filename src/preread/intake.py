@@ -15,7 +15,7 @@ from preread.context import positions, whole_document
 from preread.core.config import build
 from preread.core.errors import Interrupted, UnreadableDocument, UsageError
 from preread.core.types import Passage, sha256
-from preread.data.ingest import fingerprint, read
+from preread.data.ingest import expect_unicode, fingerprint, read
 from preread.data.language import warn_of_language
 from preread.data.passages import split
 from preread.memories import Memories
@@ -73,8 +73,12 @@ class Intake:
         Args:
             source: as `source_of` names it.
             thoroughly: read every stored byte, rather than trust the sizes of the files.
+
+        Raises:
+            UnreadableDocument: no record can bear such a name.
         """
         start = time.perf_counter()
+        expect_unicode(source)
         entry = self._entries.get(source)
         seen = self._seen.get((source, entry.hash)) if entry else None
         if entry is None or seen is None or is_address(source):
@@ -168,8 +172,9 @@ class Intake:
         if thoroughly:
             return not self.store.missing(self._keys_of(entry))
         named, sizes = self._stored
-        own = named[entry.source]
-        text = text_key(entry.hash)
+        own, text = named.get(entry.source), text_key(entry.hash)
+        if own is None:  # it was forgotten since the entries were looked up
+            return False
         return own <= sizes.keys() and sum(sizes[key] for key in own if key != text) == seen.stored
 
     def _whole(self, entry: Entry, wanted: set[str]) -> bool:

@@ -101,7 +101,7 @@ def sync(
 
     intake = Intake(collection)
     found = _survey(collection, paths, remove, result, fail)
-    todo = _changed(intake, found, result, on_added)
+    todo = _changed(intake, found, result, on_added, fail)
     known = {entry.source for entry in collection.documents()}
     if dry_run:
         for source in todo:
@@ -110,8 +110,7 @@ def sync(
         collection.store.jobs.forget(collection.name, found.lost)
         if todo:
             _learn_all(intake, todo, result, on_added, fail)
-        if found.gone:
-            collection.forget(*found.gone)
+        found = replace(found, gone=_forget(collection, found.gone))
     result.forgotten.extend(found.gone)
     return replace(result, seconds=time.perf_counter() - start)
 
@@ -149,16 +148,31 @@ def _survey(
             found.gone.extend(gone)
         else:
             result.kept.extend(gone)
-    return found
+    # Folders may lie in one another: what one of them has kept, none forgets.
+    return replace(found, gone=sorted(set(found.gone).difference(result.kept)))
 
 
-def _changed(intake: Intake, found: _Found, result: Synced, on_added: OnAdded) -> dict[str, Path | str]:
+def _forget(collection: Collection, gone: Iterable[str]) -> list[str]:
+    """Forget those that are still held and still gone: what was learned first took its time. Which they were."""
+    with collection.store.writing():
+        held = {entry.source for entry in collection.documents()}
+        still = [source for source in gone if source in held and _is_gone(source, closed=())]
+        if still:
+            collection.forget(*still)
+    return still
+
+
+def _changed(intake: Intake, found: _Found, result: Synced, on_added: OnAdded, fail: OnFailed) -> dict[str, Path | str]:
     """The sources that must be read; the others are told to be unchanged, one by one where they were named."""
     todo: dict[str, Path | str] = {}
     every = {**found.held, **found.named}
     with progress(f"looking at {len(every)} files", len(every)) if len(every) > 1 else nullcontext() as advance:
         for source, path in every.items():
-            same = intake.unchanged(source, thoroughly=source in found.named)
+            try:
+                same = intake.unchanged(source, thoroughly=source in found.named)
+            except UnreadableDocument as error:
+                fail(source, error)
+                continue
             if same is None:
                 todo[source] = path
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,10 +63,11 @@ def survey(folder: Path, but: Collection[Path] = ()) -> Survey:
         for entry in entries:
             if entry.name.startswith(HIDDEN):
                 continue
-            if entry.is_dir():
-                (links if entry.is_symlink() else waiting).append(Path(entry.path))
-            elif entry.is_file():
-                _sort(found, Path(entry.path))
+            with suppress(OSError):  # a link in a circle, or to where we may not look, is no document, as a broken one
+                if entry.is_dir():
+                    (links if entry.is_symlink() else waiting).append(Path(entry.path))
+                elif entry.is_file():
+                    _sort(found, Path(entry.path))
     found.files.sort()
     return found
 

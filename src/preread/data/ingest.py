@@ -46,7 +46,8 @@ def read(path: Path | str, cancelled: Callable[[], bool] = lambda: False) -> Doc
         Interrupted: `cancelled` became true.
         ResourceError: the system starts no process to parse in.
     """
-    name = str(path) if str(path).isprintable() else ascii(str(path))  # one line, whatever a file is called
+    expect_unicode(path)
+    name = _in_one_line(path)
     try:
         request = _address(path) if isinstance(path, str) and ADDRESS.match(path) else _file(Path(path))
         found = run(request, name, cancelled)
@@ -72,14 +73,34 @@ def fingerprint(path: Path | str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        shown = f"a readable file at {str(path) if str(path).isprintable() else ascii(str(path))}"
+        shown = f"a readable file at {_in_one_line(path)}"
         raise UnreadableDocument(shown, reason, "It was not read.", "Check the path and its permissions.") from error
+
+
+def expect_unicode(path: Path | str) -> None:
+    """Refuse a name that no record of it could hold.
+
+    Raises:
+        UnreadableDocument: it has bytes that are not Unicode.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableDocument(
+            expected=f"a file name in Unicode at {_in_one_line(path)}",
+            got="bytes that are not",
+            consequence="It was not added.",
+            remedy="Rename the file in Unicode.",
+        ) from error
+
+
+def _in_one_line(path: Path | str) -> str:
+    """A path as messages show it, whatever it is called."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def _file(path: Path) -> Mapping[str, Any]:
     """What the child is asked of a file, after what needs no parser."""
-    if any("\ud800" <= char <= "\udfff" for char in str(path)):
-        raise Refused("a file name in Unicode", "bytes that are not", "Rename the file in Unicode.")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         expected = f"a file ending in {', '.join(sorted(SUFFIXES))}"
