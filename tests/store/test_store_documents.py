@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -205,3 +207,24 @@ def test_a_library_may_be_moved(store: Store, tmp_path: Path, add_to) -> None:
     copy = Store(tmp_path / "copy")
     assert copy.document("c", "a") == document
     assert [hit.passage.text for hit in copy.matching("c", "lamp", 1)] == ["The lamp burned."]
+
+
+def test_a_manifest_that_is_pruned_while_a_reader_looks_is_not_an_empty_library(store: Store, add_to, monkeypatch):
+    add_to(store, "c", "a", ["Words."])
+    looks, scandir = [], os.scandir
+
+    class Pruned:
+        name = "1.manifest"
+
+        def stat(self):
+            raise FileNotFoundError
+
+    @contextmanager
+    def pruning(folder):
+        looks.append(folder)
+        with scandir(folder) as files:
+            yield [*files, *([Pruned()] if len(looks) == 1 else [])]
+
+    monkeypatch.setattr(os, "scandir", pruning)
+    assert [entry.source for entry in store.documents()] == ["a"]
+    assert len(looks) == 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from preread.core.types import sha256
 from preread.store import passages as passages_module
+from preread.store.receipt import search
 from preread.store.store import Store
 
 CANARY = "zyxwvutcanary"
@@ -93,3 +96,18 @@ def test_an_index_changes_no_answer(
     store.forget("large", None)
     assert len(store._passages._table().list_indices()) == 1
     assert len(store.nearest("small", question, 5)) == 5
+
+
+def test_files_of_others_may_go_while_they_are_searched(tmp_path) -> None:
+    """Locks and journals of other processes come and go."""
+    kept = tmp_path / "kept"
+    kept.write_text("nothing of it")
+    assert search([tmp_path / "gone", kept], {CANARY}) == 1
+
+
+def test_files_of_others_may_go_while_they_are_measured(store: Store, add_to, monkeypatch) -> None:
+    add_to(store, "c", "a", ["Words."])
+    size, walk = store.size(), os.walk
+    monkeypatch.setattr(os, "walk", lambda top: ((here, below, [*names, "gone"]) for here, below, names in walk(top)))
+    assert store.size() == size > 0
+    assert store.forget("c", "a").documents == 1

@@ -71,7 +71,8 @@ class Folder:
             yield
         finally:
             if outermost:
-                holder.unlink(missing_ok=True)
+                with suppress(OSError):
+                    holder.unlink()
             self._lock.release()
 
     def _wait(self) -> None:
@@ -135,9 +136,18 @@ class Folder:
             for half in [*self.path.glob("*.part"), *self.path.glob("collections/*.part")]:
                 half.unlink()
 
+    def files(self) -> Iterator[Path]:
+        """All its files. Another process's locks and journals come and go meanwhile: not each is still there."""
+        for folder, _, names in os.walk(self.path):
+            yield from (Path(folder, name) for name in names)
+
     def size(self) -> int:
         """Bytes of all its files."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        size = 0
+        for file in self.files():
+            with suppress(FileNotFoundError):
+                size += file.stat().st_size
+        return size
 
     def _settings_file(self, collection: str) -> Path:
         return self.path / "collections" / f"{sha256(collection)[:32]}.json"

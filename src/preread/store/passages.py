@@ -47,9 +47,12 @@ class PassageTable:
     @property
     def version(self) -> list[tuple[str, int, int]]:
         """What stands for the table's newest commit, without opening it: equal versions, equal rows."""
-        with suppress(FileNotFoundError), os.scandir(self._files / "_versions") as manifests:
-            stats = [(file.name, file.stat()) for file in manifests]
-            return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+        versions = self._files / "_versions"
+        while versions.is_dir():
+            # A manifest that is pruned while it is looked at is no table that is gone: look again.
+            with suppress(FileNotFoundError), os.scandir(versions) as manifests:
+                stats = [(file.name, file.stat()) for file in manifests]
+                return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
         return []
 
     def replace(

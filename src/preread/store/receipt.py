@@ -35,10 +35,14 @@ def search(files: Iterable[Path], marks: Collection[str]) -> int:
     Raises:
         IntegrityError: one bears a mark.
     """
-    searched = 0
+    searched, contents = 0, [mark.encode() for mark in marks]
     for file in files:
+        try:
+            found = any(mark in file.name for mark in marks) or _stands_in(file, contents)
+        except FileNotFoundError:  # another process's lock or journal, which went meanwhile
+            continue
         searched += 1
-        if any(mark in file.name for mark in marks) or _stands_in(file, [mark.encode() for mark in marks]):
+        if found:
             raise IntegrityError(
                 expected="nothing of what was forgotten to be left on disk",
                 got=f"a trace of it in {file}",

@@ -280,7 +280,7 @@ class Store:
         marks = {row_name(entry.collection, entry.source) for entry in gone}
         marks |= {entry.hash for entry in gone} - kept
         payloads = self._payloads.folder
-        return search((f for f in self.path.rglob("*") if f.is_file() and payloads not in f.parents), marks)
+        return search((file for file in self._folder.files() if payloads not in file.parents), marks)
 
 
 def _expect_unicode(text: str) -> None:
