@@ -7,6 +7,7 @@ import json
 import pytest
 
 from preread import render
+from preread.core.errors import UsageError
 from preread.core.types import Sampling, Turn
 from preread.retrieval.relevance import calibration
 from preread.settings import Settings
@@ -227,3 +228,23 @@ def test_an_answer_is_whole_in_json(library):
     plain = json.loads(json.dumps(asdict(library.ask(HELD, sampling=Sampling(max_tokens=2)))))
     assert plain["read"][0]["memory"]["places"] == "all"
     assert plain["route"]["collection"] == plain["collection"]
+
+
+@pytest.mark.parametrize("mode", ["document", "passages"])
+def test_no_passages_are_none_to_ask_for(collection, log, mode):
+    collection.add(log)
+    with pytest.raises(UsageError, match="0 passages"):
+        collection.ask(HELD, mode=mode, k=0)
+
+
+def test_what_is_forgotten_while_a_decoder_loads_is_not_answered_from(collection, log, monkeypatch):
+    collection.add(log)
+    handle = collection.handle
+
+    def forget_first(method):
+        collection.forget(log)
+        return handle(method)
+
+    monkeypatch.setattr(collection, "handle", forget_first)
+    with pytest.raises(UsageError, match="forgotten meanwhile"):
+        collection.ask(HELD, sampling=SHORT)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from preread.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
+from preread.core.errors import UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle
 from preread.core.types import Answer, Citation, Hit, Passage, Prompt, Sampling, Turn, Usage
@@ -168,7 +169,14 @@ def _context(
     bare = len(handle.prompt(question, [])) + len(decoder.tokens(INSTRUCTION))
     free = decoder.window - bare - answer
     whole = (mode or ("document" if handle.scopes else "passages")) == "document"
-    passages = _passages_of(collection, hits[0].source) if whole else [hit.passage for hit in hits]
+    passages = _passages_of(collection, hits[:1]) if whole else [hit.passage for hit in hits]
+    if not passages:
+        raise UsageError(
+            expected=f"documents in {collection.name}, as there were when the question was searched for",
+            got="none: what was found was forgotten meanwhile",
+            consequence="Nothing was answered.",
+            remedy="Ask again.",
+        )
     loaded = whole_document(memories, passages) if whole else memories.load(passages)
     needed = positions(loaded)
     turns, taken = _newest(handle, question, history, free - needed if needed <= free else free // HISTORY_SHARE)
@@ -183,8 +191,9 @@ def _context(
     return replace(context, notes=[*notes, *context.notes]), turns
 
 
-def _passages_of(collection: Collection, source: str) -> list[Passage]:
-    return [stored.passage for stored in collection.store.passages(collection.name, source)]
+def _passages_of(collection: Collection, hits: Sequence[Hit]) -> list[Passage]:
+    """All passages of the documents that were hit."""
+    return [stored.passage for hit in hits for stored in collection.store.passages(collection.name, hit.source)]
 
 
 def _newest(handle: Handle, question: str, history: Sequence[Turn], spare: int) -> tuple[Sequence[Turn], int]:

@@ -97,13 +97,6 @@ class Retriever:
             UsageError: `k` is below 1, or there is no such mode.
             FingerprintMismatch: the library holds another embedder's vectors.
         """
-        if k < 1 or mode not in ("hybrid", "dense", "bm25"):
-            raise UsageError(
-                expected="k of 1 or more, and a mode out of hybrid, dense and bm25",
-                got=f"k={k}, mode={mode!r}",
-                consequence="Nothing was searched.",
-                remedy="Correct them.",
-            )
         return _fuse(self._sides(collection, question, k, mode))[:k]
 
     def find(self, collection: str, question: str, k: int = 5, earlier: Sequence[str] = ()) -> Found:
@@ -117,6 +110,7 @@ class Retriever:
                 them: it is searched for by itself and behind the last two of them, and the scores are averaged.
 
         Raises:
+            UsageError: `k` is below 1.
             FingerprintMismatch: the library holds another embedder's vectors.
         """
         asked = [question, *([" ".join([*earlier[-EARLIER:], question])] if earlier else [])]
@@ -131,6 +125,13 @@ class Retriever:
         return _evidence(question, self._sides(collection, question, 1, "hybrid"))
 
     def _sides(self, collection: str, question: str, k: int, mode: Mode) -> dict[str, list[Hit]]:
+        if k < 1 or mode not in ("hybrid", "dense", "bm25"):
+            raise UsageError(
+                expected="one passage or more to search for, and a mode out of hybrid, dense and bm25",
+                got=f"{k} passages, mode {mode!r}",
+                consequence="Nothing was searched.",
+                remedy="Correct them.",
+            )
         pool = max(_POOL, 5 * k) if mode == "hybrid" else k
         found: dict[str, list[Hit]] = {}
         if mode != "bm25":
