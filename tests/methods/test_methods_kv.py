@@ -81,7 +81,8 @@ def test_kept_are_the_keys_that_the_passage_attends_to_most(tiny_decoder, family
                     shares = np.exp(keys @ query * seen.scale)
                     total += (shares / shares.sum()) ** 2
                     count += 1
-            expected = sorted(np.argsort(-total / count, kind="stable")[:keep])
+            said = (seen.values[layer, head, first:].double().numpy() ** 2).sum(-1)
+            expected = sorted(np.argsort(-np.sqrt(total / count) * said, kind="stable")[:keep])
             assert torch.equal(kept.keys[layer, head], seen.keys[layer, head, first:][expected])
             assert torch.equal(kept.values[layer, head], seen.values[layer, head, first:][expected])
     assert not kept.bias.any()

@@ -51,7 +51,8 @@ def _select(queries: Tensor, keys: Tensor, values: Tensor, keep: int, match: boo
     if keep >= length:
         return keys, values, keys.new_zeros(heads, length)
     shares = (queries.reshape(heads, -1, width) @ keys.transpose(-1, -2)).softmax(-1)
-    kept = shares.square().mean(-2).topk(keep).indices.sort(-1).values
+    worth = shares.square().mean(-2).sqrt() * values.square().sum(-1)
+    kept = worth.topk(keep).indices.sort(-1).values
     taken = kept[..., None].expand(-1, -1, width)
     kept_keys, kept_values = keys.gather(1, taken), values.gather(1, taken)
     if not match:
