@@ -17,7 +17,7 @@ from preread.nn.answering import AnswerObjective
 from preread.nn.lora import LoraConfig
 from preread.training.loop import TrainingConfig
 
-from .conftest import SHORT
+from .conftest import SETTINGS, SHORT
 
 CONFIG = StudyConfig(
     lora=LoraConfig(rank=4, dropout=0.0), training=TrainingConfig(steps=25, learning_rate=0.02), most_passages=2
@@ -39,6 +39,16 @@ def test_a_helpful_adapter_is_used_and_found_again(learned, open_library):
     again = open_library().collection("sea")
     answer = again.ask("What met storm number 35?", sampling=SHORT)
     assert again.adapters.record("lloco") == learned.adapters.record("lloco")
+    assert answer.text != before.text
+
+
+def test_an_adapter_may_read_kept_keys_and_values(open_library, log):
+    collection = open_library().collection("kept", replace(SETTINGS, method="kv"))
+    collection.add(log)
+    before = collection.ask("What met storm number 35?", sampling=SHORT)
+    assert collection.study(config=CONFIG).published
+    answer = collection.ask("What met storm number 35?", sampling=SHORT)
+    assert answer.usage.tokens_read == before.usage.tokens_read
     assert answer.text != before.text
 
 
@@ -208,6 +218,23 @@ def test_a_document_forgotten_during_a_study_stops_it(learned, log, monkeypatch)
     with pytest.raises(PrereadError, match=r"forgotten meanwhile|Add the documents again"):
         learned.study(config=CONFIG)
     assert not list((learned.library.path / "adapters").rglob("*.safetensors"))
+
+
+def test_a_study_stopped_behind_a_forget_leaves_no_checkpoint(learned, log, monkeypatch):
+    """The adapter so far was taught from the document; Ctrl-C would keep it for a run that never goes on."""
+    batch = Lessons.batch
+
+    def forget_and_press(self, numbers):
+        lessons = batch(self, numbers)
+        if numbers[0] == HELD_OUT + 2 * CONFIG.rows:
+            learned.forget(log)
+            signal.raise_signal(signal.SIGINT)
+        return lessons
+
+    monkeypatch.setattr(Lessons, "batch", forget_and_press)
+    with pytest.raises(KeyboardInterrupt):
+        learned.study(config=CONFIG)
+    assert not [file for file in (learned.library.path / "adapters").rglob("*") if file.is_file()]
 
 
 def test_a_damaged_adapter_or_record_is_studied_again(learned, open_library, decoders, tiny_decoder):

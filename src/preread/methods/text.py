@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from preread.core.errors import UsageError
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective
 from preread.core.types import Passage, Prompt, Scope, Turn, sha256
-from preread.nn.answering import AnswerObjective
+from preread.nn.answering import adapter_objective
 from preread.nn.hf import Decoder
 
 
@@ -67,14 +66,7 @@ class TextHandle(Handle):
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """Stage `adapter`: a LoRA that answers from the text, the baseline of every tuned method."""
-        if stage != "adapter":
-            raise UsageError(
-                expected="stage adapter",
-                got=stage,
-                consequence="Nothing was trained.",
-                remedy="Use stage adapter.",
-            )
-        return AnswerObjective(self.decoder, **settings)
+        return adapter_objective(self.decoder, stage, settings)
 
     def detach(self) -> None:
         """Nothing was attached."""

@@ -1,8 +1,8 @@
 """The `adapter` stage: teach a LoRA to answer from what a method put into the prompt.
 
-It works on prompts alone, so a summary memory, plain text and no context at all are trained by the same code and
-under the same care. LLoCO (arXiv 2404.07979, section 3.2) trains on answers only; the top-k distillation from the
-same decoder reading the text is ours.
+It works on prompts alone, so a summary memory, kept keys and values, plain text and no context at all are trained by
+the same code and under the same care. LLoCO (arXiv 2404.07979, section 3.2) trains on answers only; the top-k
+distillation from the same decoder reading the text is ours.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from preread.core.errors import UsageError
 from preread.core.method import Objective
 from preread.core.types import Lesson, Prompt
 from preread.nn.hf import Decoder
 from preread.nn.losses import answer_losses, teach
+from preread.nn.reading import followed, read_all
 
 
 class AnswerObjective(Objective):
@@ -64,17 +66,25 @@ class AnswerObjective(Objective):
 
     def _answer_states(self, prompts: Sequence[Prompt], lessons: Sequence[Lesson]) -> Tensor:
         """[T, D]: for every answer token of every row, the state that predicts it."""
-        rows = [
-            torch.cat([self.decoder.embed(p.ids, p.embeds), self.decoder.embed(lesson.answer)])
-            for p, lesson in zip(prompts, lessons, strict=True)
-        ]
-        # Padding stands on the right, where causal attention never looks, so no mask is needed.
-        states = self.decoder.hidden(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
-        kept = [
-            states[row, len(p) - 1 : len(p) - 1 + len(lesson.answer)]
-            for row, (p, lesson) in enumerate(zip(prompts, lessons, strict=True))
-        ]
-        return torch.cat(kept)
+        whole = [followed(prompt, lesson.answer) for prompt, lesson in zip(prompts, lessons, strict=True)]
+        states = zip(read_all(self.decoder, whole), lessons, strict=True)
+        return torch.cat([row[-len(lesson.answer) - 1 : -1] for row, lesson in states])
+
+
+def adapter_objective(decoder: Decoder, stage: str, settings: Mapping[str, Any]) -> AnswerObjective:
+    """The objective of a method that has no stage but `adapter`.
+
+    Raises:
+        UsageError: another stage is asked for.
+    """
+    if stage != "adapter":
+        raise UsageError(
+            expected="stage adapter",
+            got=stage,
+            consequence="Nothing was trained.",
+            remedy="Use stage adapter.",
+        )
+    return AnswerObjective(decoder, **settings)
 
 
 def _weighted(terms: dict[str, tuple[float, Tensor]]) -> dict[str, Tensor]:

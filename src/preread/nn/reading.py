@@ -6,6 +6,7 @@ The one place that knows how a `Prompt` becomes states, for engines (piece by pi
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -42,6 +43,17 @@ def read(decoder: Decoder, prompt: Prompt, cache: SlotCache | GrowingCache | Non
         if (piece := reading.read(cache)) is not None:
             states.append(piece)
     return torch.cat(states)
+
+
+def read_all(decoder: Decoder, prompts: Sequence[Prompt]) -> list[Tensor]:
+    """[T', D] for each prompt as `read` gives it; those of tokens and embeddings alone are read in one batch."""
+    plain = {i: decoder.embed(p.ids, p.embeds) for i, p in enumerate(prompts) if p.kv is None and p.positions is None}
+    states: dict[int, Tensor] = {}
+    if plain:
+        # Padding stands on the right, where causal attention never looks, so no mask is needed.
+        padded = decoder.hidden(torch.nn.utils.rnn.pad_sequence(list(plain.values()), batch_first=True))
+        states = {i: row[: len(prompts[i])] for i, row in zip(plain, padded, strict=True)}
+    return [states[i] if i in states else read(decoder, prompt) for i, prompt in enumerate(prompts)]
 
 
 def followed(prompt: Prompt, ids: Tensor) -> Prompt:

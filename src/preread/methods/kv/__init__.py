@@ -1,1 +1,1 @@
-"""`kv`: the decoder's own keys and values of each passage, thinned in closed form; nothing is trained."""
+"""`kv`: the decoder's own keys and values of each passage, thinned in closed form, without training."""

@@ -23,6 +23,7 @@ from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective
 from preread.core.types import MEMORY, KeyValues, Passage, Prompt, Scope, Turn, sha256
 from preread.methods.kv.selection import select
+from preread.nn.answering import adapter_objective
 from preread.nn.cpu import require_weighted
 from preread.nn.hf import Decoder
 from preread.nn.observed import observe
@@ -118,18 +119,9 @@ class KvHandle(Handle):
         kv = KeyValues(*(_joined(memories, name) for name in ("keys", "values", "bias")))
         return Prompt(ids, kv=kv, adapter=adapter, positions=positions, shared=shared)
 
-    def objective(self, stage: str, **settings: Any) -> Objective:  # noqa: ARG002
-        """None: nothing of it is trained.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            expected="a method with a training stage",
-            got=f"stage {stage} of kv, which has none",
-            consequence="Nothing was trained.",
-            remedy="Ask as it is, or choose --method lloco for a collection that is to be studied.",
-        )
+    def objective(self, stage: str, **settings: Any) -> Objective:
+        """Stage `adapter`: a LoRA that reads the kept keys and values, which stay those of the bare decoder."""
+        return adapter_objective(self.decoder, stage, settings)
 
     def detach(self) -> None:
         """Nothing was attached."""
