@@ -14,6 +14,7 @@ from preread.core.errors import UnsupportedModel, UsageError
 from preread.core.types import Answer, Citation, DocumentRead, Extent, Sampling, Usage
 from preread.methods import METHODS
 from preread.page import page
+from preread.settings import Settings
 
 SHORT = Sampling(max_tokens=4)
 QUESTION = "What met storm number 35?"
@@ -67,8 +68,6 @@ def test_tokens_and_bytes_are_those_of_the_library(collection, compared, log):
 
 
 def test_memories_that_the_collection_does_not_keep_are_made_and_counted(open_library, log):
-    from preread.settings import Settings
-
     plain = open_library().collection("plain", Settings("tiny", method="text", passage_tokens=80))
     plain.add(log)
     makers = [c for c in compare(plain, QUESTION, sampling=SHORT).columns if plain.handle(c.method).scopes]
@@ -95,6 +94,24 @@ def test_a_method_that_cannot_answer_says_why_and_stops_no_other(collection, log
     columns = compare(collection, QUESTION, sampling=SHORT).columns
     assert [(column.method, column.answer is None) for column in columns] == [("unable", True), ("text", False)]
     assert "another decoder" in columns[0].error
+
+
+def test_a_document_forgotten_meanwhile_leaves_no_memory(open_library, log, monkeypatch):
+    """Its passages were looked up; its memories must not be made after its forgetting, which nothing would remove."""
+    collection = open_library().collection("sea", Settings("tiny", method="text", passage_tokens=80))
+    collection.add(log)
+    missing = collection.store.missing
+
+    def forget_then(keys):
+        monkeypatch.setattr(collection.store, "missing", missing)
+        absent = missing(keys)
+        collection.forget(log)
+        return absent
+
+    monkeypatch.setattr(collection.store, "missing", forget_then)
+    columns = compare(collection, QUESTION, sampling=SHORT).columns
+    assert all(column.answer is None and column.error for column in columns)
+    assert not [file for file in (collection.store.path / "payloads").rglob("*") if file.is_file()]
 
 
 def test_an_empty_collection_is_refused(open_library):

@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 from preread.context import Mode
 from preread.core.errors import PrereadError
 from preread.core.progress import progress
 from preread.core.provenance import commit, device
-from preread.core.types import Answer, Sampling
+from preread.core.types import Answer, Passage, Sampling, Scope
 from preread.library import Collection
 from preread.memories import Memories
 from preread.methods import METHODS
@@ -112,19 +113,35 @@ def _prepare(collection: Collection, method: str, sources: Sequence[str]) -> Col
         handle = collection.handle(method)
         memories = Memories(collection.store, handle)
         for source in sources:
-            passages = [stored.passage for stored in collection.store.passages(collection.name, source)]
             for scope in handle.scopes:
+                passages = _passages(collection, source)
                 keys = memories.keys(passages, scope)
-                missing = missing or bool(collection.store.missing(keys))
-                memories.make(passages, scope)
                 named.update(keys)
+                if collection.store.missing(keys):
+                    missing = True
+                    _make(collection, memories, source, scope)
         made_s = time.perf_counter() - start if missing else 0.0
         for _ in collection.engine.generate([handle.prompt("Ready?", [])], Sampling(max_tokens=2)):
             pass
     except PrereadError as error:
         return Column(method, None, str(error), 0, 0.0)
     _, sizes = collection.store.stored(collection.name)
-    return Column(method, None, "", sum(sizes[key] for key in named), made_s)
+    return Column(method, None, "", sum(sizes.get(key, 0) for key in named), made_s)
+
+
+def _make(collection: Collection, memories: Memories, source: str, scope: Scope) -> None:
+    """Make what is missing of a document's memories."""
+    with collection.store.writing():  # so that no `forget` comes between the passages and their memories
+        if passages := _passages(collection, source):
+            tokens = sum(len(passage.ids) for passage in passages)
+            with progress(
+                f"making {memories.handle.name}'s memories of {Path(source).name}, tokens", tokens
+            ) as advance:
+                memories.make(passages, scope, advance)
+
+
+def _passages(collection: Collection, source: str) -> list[Passage]:
+    return [stored.passage for stored in collection.store.passages(collection.name, source)]
 
 
 def _ask(
