@@ -220,23 +220,6 @@ def test_a_document_forgotten_during_a_study_stops_it(learned, log, monkeypatch)
     assert not list((learned.library.path / "adapters").rglob("*.safetensors"))
 
 
-def test_a_study_stopped_behind_a_forget_leaves_no_checkpoint(learned, log, monkeypatch):
-    """The adapter so far was taught from the document; Ctrl-C would keep it for a run that never goes on."""
-    batch = Lessons.batch
-
-    def forget_and_press(self, numbers):
-        lessons = batch(self, numbers)
-        if numbers[0] == HELD_OUT + 2 * CONFIG.rows:
-            learned.forget(log)
-            signal.raise_signal(signal.SIGINT)
-        return lessons
-
-    monkeypatch.setattr(Lessons, "batch", forget_and_press)
-    with pytest.raises(KeyboardInterrupt):
-        learned.study(config=CONFIG)
-    assert not [file for file in (learned.library.path / "adapters").rglob("*") if file.is_file()]
-
-
 def test_a_damaged_adapter_or_record_is_studied_again(learned, open_library, decoders, tiny_decoder):
     learned.study(config=CONFIG)
     folder = learned.library.path / "adapters"
