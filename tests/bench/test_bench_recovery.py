@@ -10,6 +10,7 @@ import torch
 from preread.bench.recovery import Exam, Recovery, answer_nll, exams, recovery
 from preread.core.errors import UsageError
 from preread.core.types import Document
+from preread.methods.kv.method import Kv
 from preread.methods.lloco.compressor import CompressorConfig
 from preread.methods.lloco.method import Lloco
 from preread.methods.text import Text
@@ -34,7 +35,16 @@ def test_a_memory_is_measured_at_its_ratio(tiny_decoder):
     result = recovery(tiny_decoder("llama"), method, SET)
     assert result.ratio == pytest.approx(4, rel=0.2)
     assert len({result.nothing, result.text, result.memory, result.other}) == 4
+    assert result.low <= result.share <= result.high
     assert recovery(tiny_decoder("llama"), method, SET) == result
+
+
+@pytest.mark.parametrize("match", [False, True])
+def test_keys_and_values_are_judged_like_any_memory(tiny_decoder, match):
+    result = recovery(tiny_decoder("llama"), Kv(ratio=1, match=match), SET)
+    assert result.share == pytest.approx(1, abs=1e-3), "all of one passage is the text itself"
+    assert (result.low, result.high) == pytest.approx((1, 1), abs=1e-3)
+    assert recovery(tiny_decoder("llama"), Kv(ratio=4, match=match), SET).memory != result.memory
 
 
 def test_shares():

@@ -9,11 +9,13 @@ a short answer likelier to end, and that alone closed half of the gap.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,9 @@ from preread.data.passages import split
 from preread.methods import METHODS
 from preread.nn.hf import Decoder
 from preread.nn.reading import followed, read
+
+DRAWS = 2000
+"""Of documents, for an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,8 @@ class Recovery:
         memory: its memory.
         other: the memory of another document.
         questions: how many questions.
+        low: lower end of the share's interval: 95 % of its values over documents drawn again with all their questions.
+        high: its upper end.
     """
 
     ratio: float
@@ -57,6 +64,8 @@ class Recovery:
     memory: float
     other: float
     questions: int
+    low: float = math.nan
+    high: float = math.nan
 
     @property
     def share(self) -> float:
@@ -95,7 +104,7 @@ def exams(path: Path, documents: int, questions: int, most_characters: int) -> l
 
 def recovery(decoder: Decoder, method: Method, exams: Sequence[Exam], passage_tokens: int = 240) -> Recovery:
     """Measure one method at one setting; deterministic on a CPU."""
-    sums = {"nothing": 0.0, "text": 0.0, "memory": 0.0, "other": 0.0}
+    sums = [dict.fromkeys(("nothing", "text", "memory", "other"), 0.0) for _ in exams]
     tokens = positions = 0
     with METHODS["text"]().attach(decoder) as reader, method.attach(decoder) as handle:
         passages = [split(exam.document, decoder.tokenizer, passage_tokens) for exam in exams]
@@ -111,13 +120,22 @@ def recovery(decoder: Decoder, method: Method, exams: Sequence[Exam], passage_to
                 for question, answer in exam.questions:
                     target = decoder.tokens(answer)
                     for name, (reads, context) in contexts.items():
-                        sums[name] += answer_nll(decoder, reads.prompt(question, context), target)
+                        sums[i][name] += answer_nll(decoder, reads.prompt(question, context), target)
                 tokens += sum(len(passage.ids) for passage in passages[i])
                 positions += sum(memory.positions for memory in memories[i])
                 advance()
     count = sum(len(exam.questions) for exam in exams)
-    means = {name: value / count for name, value in sums.items()}
-    return Recovery(tokens / positions, **means, questions=count)
+    means = {name: sum(own[name] for own in sums) / count for name in sums[0]}
+    return Recovery(tokens / positions, **means, questions=count, **_interval(sums))
+
+
+def _interval(sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """`low` and `high` of the share, from each document's summed likelihoods."""
+    own = np.array([[one["nothing"] - one["memory"], one["nothing"] - one["text"]] for one in sums])
+    drawn = np.random.default_rng(0).integers(len(own), size=(DRAWS, len(own)))
+    closed, gap = own[drawn].sum(1).T
+    low, high = np.quantile(closed / gap, [0.025, 0.975])
+    return {"low": float(low), "high": float(high)}
 
 
 def write(path: Path, rows: Sequence[Mapping[str, object]], what: str, weights: str, command: str, at: str) -> None:
