@@ -9,6 +9,7 @@ import pytest
 from preread import render
 from preread.core.errors import UsageError
 from preread.core.types import Sampling, Turn
+from preread.memories import Memories
 from preread.retrieval.relevance import calibration
 from preread.settings import Settings
 
@@ -248,3 +249,21 @@ def test_what_is_forgotten_while_a_decoder_loads_is_not_answered_from(collection
     monkeypatch.setattr(collection, "handle", forget_first)
     with pytest.raises(UsageError, match="forgotten meanwhile"):
         collection.ask(HELD, sampling=SHORT)
+
+
+def test_another_method_than_the_collections_makes_its_memories_for_the_answer(collection, add):
+    """Of what it reads alone, unless they are in the store already; and nothing more is stored."""
+    entry = add(collection, "book.md", chapters(8))
+    stored = collection.store.stored("sea")
+    best = collection.ask("What did the brig meet off cape 3?", "kv", k=2, sampling=SHORT)
+    reads_all(collection, best)
+    assert "sea keeps memories of lloco: 2 of kv were made for this once" in best.notes
+    assert 0 < best.usage.tokens_of_source < entry.tokens
+    whole = collection.ask("What did the brig meet off cape 3?", "kv", "document", sampling=SHORT)
+    assert whole.usage.tokens_of_source == entry.tokens
+    assert collection.store.stored("sea") == stored
+    passages = [stored.passage for stored in collection.store.passages("sea", entry.source)]
+    Memories(collection.store, collection.handle("kv")).make(passages, "passage")
+    again = collection.ask("What did the brig meet off cape 3?", "kv", sampling=SHORT)
+    assert (again.text, again.usage.tokens_read) == (whole.text, whole.usage.tokens_read)
+    assert not any("for this once" in note for note in again.notes)

@@ -43,6 +43,8 @@ def ask(
 ) -> Answer:
     """As `Collection.ask`, which says what the arguments mean."""
     collection.require_documents()
+    if not question.strip():
+        raise UsageError("a question", "none", "Nothing was asked.", "Say what you want to know.")
     method, sampling = method or collection.settings.method, sampling or Sampling()
     known(method)
     retriever = collection.library.retriever.ready()
@@ -165,10 +167,11 @@ def _context(
     history: Sequence[Turn],
 ) -> tuple[Context, Sequence[Turn]]:
     """What the prompt will hold, leaving room for frame and answer: the documents first, then the newest turns."""
-    decoder, memories = collection.decoder, Memories(collection.store, handle)
+    own = collection.settings.method
+    decoder, memories = collection.decoder, Memories(collection.store, handle, kept=handle.name == own)
     bare = len(handle.prompt(question, [])) + len(decoder.tokens(INSTRUCTION))
     free = decoder.window - bare - answer
-    whole = (mode or ("document" if handle.scopes else "passages")) == "document"
+    whole = mode == "document" if mode else _whole_is_cheap(collection, memories, hits)
     passages = _passages_of(collection, hits[:1]) if whole else [hit.passage for hit in hits]
     if not passages:
         raise UsageError(
@@ -188,7 +191,17 @@ def _context(
         context = _all_of(hits, passages, loaded)
     else:
         context = _instead(collection, memories, question, hits[0], needed, room, [turn.question for turn in history])
+    if memories.made:
+        notes.append(
+            f"{collection.name} keeps memories of {own}: {memories.made} of {handle.name} were made for this once"
+        )
     return replace(context, notes=[*notes, *context.notes]), turns
+
+
+def _whole_is_cheap(collection: Collection, memories: Memories, hits: Sequence[Hit]) -> bool:
+    """Whether all of the best document is there as memories."""
+    scopes = memories.handle.scopes
+    return bool(scopes) and (memories.kept or memories.are_stored(_passages_of(collection, hits[:1]), scopes[-1]))
 
 
 def _passages_of(collection: Collection, hits: Sequence[Hit]) -> list[Passage]:

@@ -15,7 +15,7 @@ class Settings:
 
     Args:
         model: decoder, as `preread.models.load` takes it.
-        method: the method that memories are kept for; `text` works beside every other.
+        method: the method that memories are kept for; the others work too, and make theirs anew for each question.
         options: the method's own settings, such as `ratio`.
         passage_tokens: most tokens a passage. 240 is 8 summary embeddings at 30x, and what the embedder reads whole.
     """

@@ -3,7 +3,7 @@
 For one key/value head let K [n, E] and V [n, E] be the passage's keys and values, Q [m, E] reference queries, and
 P = softmax(s Q K^T) over the passage alone, where s is the decoder's own scale (mostly 1 / sqrt(E)). Kept are the keys
 with the largest root mean square of their column of P (Zweiger et al., Fast KV Compaction via Attention Matching,
-arXiv 2602.16284, section 3.3).
+arXiv 2602.16284, section 3.3) times the squared norm of their value (ours: a key that is heard but says little can go).
 
 `matched` then fits, as the paper does, a weight w >= 0 for each kept key so that the kept ones have the mass of all
 (equation 4, nonnegative least squares), and new values so that attention to the kept ones gives what attention to all
