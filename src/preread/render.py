@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preread.core.paths import in_one_line
 from preread.core.types import Answer, Citation, Extent
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from preread.sync import Synced
 
 WIDTH = 100
+BEGINNING = 60
+"""Characters of a passage that show which it is."""
 
 
 def count(number: int, what: str) -> str:
@@ -32,7 +35,7 @@ def added(result: Added) -> str:
     """One line of `add`."""
     entry = result.entry
     size = f"{count(entry.tokens, 'token')} in {count(entry.passages, 'passage')}"
-    line = f"{result.change}: {entry.title} ({entry.source}), {size}"
+    line = f"{result.change}: {in_one_line(entry.title)} ({in_one_line(entry.source)}), {size}"
     if result.positions:
         line += f", memory of {result.positions:,} positions ({entry.tokens / result.positions:.1f}x fewer)"
     return f"{line}, {result.seconds:.1f} s"
@@ -52,7 +55,7 @@ def studied(result: Studied) -> str:
 def citation(cited: Citation) -> str:
     """Where a citation points, and how its passage begins."""
     place = f"{cited.place}, " if cited.place else ""
-    return f"{cited.title}, {place}characters {cited.start:,}-{cited.end:,}: {_begin(cited.text)}..."
+    return f"{in_one_line(cited.title)}, {place}characters {cited.start:,}-{cited.end:,}: {_begin(cited.text)}"
 
 
 def usage(answer: Answer) -> str:
@@ -60,7 +63,7 @@ def usage(answer: Answer) -> str:
     use = answer.usage
     return (
         f"read {use.tokens_read:,} positions standing for {use.tokens_of_source:,} tokens of text, out of "
-        f"{use.tokens_of_documents:,} in the documents; first token {use.first_token_s:.2f} s, "
+        f"{use.tokens_of_documents:,} in those documents; first token {use.first_token_s:.2f} s, "
         f"then {1000 * use.per_token_s:.0f} ms a token, {use.tokens_written} tokens"
     )
 
@@ -85,7 +88,9 @@ def read(answer: Answer) -> list[str]:
     for how, name in (("as text", "text"), ("as memory", "memory"), ("not read", "unread")):
         parts = [(one, extent) for one in answer.read if (extent := getattr(one, name)).tokens]
         known = [(one, extent) for one, extent in parts if one.positions]
-        shown = [f"{one.title}, {_places(extent)} ({count(extent.tokens, 'token')})" for one, extent in known]
+        shown = [
+            f"{in_one_line(one.title)}, {_places(extent)} ({count(extent.tokens, 'token')})" for one, extent in known
+        ]
         if others := [extent.tokens for one, extent in parts if not one.positions]:
             more = "more document" if shown else "document"
             shown.append(f"{count(len(others), more)} ({count(sum(others), 'token')})")
@@ -120,11 +125,16 @@ def synced(result: Synced, dry_run: bool = False) -> str:
     lines = [f"would be: {told}" if dry_run else f"{told} in {result.seconds:.1f} s"]
     if dry_run:
         lists = {"add": result.added, "replace": result.replaced, "forget": result.forgotten}
-        lines = [f"{what}: {source}" for what, sources in lists.items() for source in sources] + lines
+        lines = [f"{what}: {in_one_line(source)}" for what, sources in lists.items() for source in sources] + lines
     if result.skipped:
         kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in sorted(result.skipped.items()))
         lines.append(f"not read: {kinds}")
     return "\n".join(lines)
+
+
+def cancelled(jobs: int) -> str:
+    """What `cancel` did."""
+    return f"asked to end: {count(jobs, 'running add')}" if jobs else "nothing to end: no add is running"
 
 
 def statuses(rows: Sequence[Status]) -> str:
@@ -138,7 +148,7 @@ def _status(row: Status) -> str:
     tokens = f"{row.done:,}/{row.tokens:,}" if row.state in ("queued", "reading") else f"{row.tokens:,}"
     passages = count(row.entry.passages, "passage") if row.entry else ""
     reason = f"  ({row.reason})" if row.reason else ""
-    return f"{row.collection:<16} {row.state:<8} {tokens:>12} tokens  {passages:<16} {row.source}{reason}"
+    return f"{row.collection:<16} {row.state:<8} {tokens:>12} tokens  {passages:<16} {in_one_line(row.source)}{reason}"
 
 
 def passages(rows: Sequence[dict[str, Any]]) -> str:
@@ -164,10 +174,11 @@ def figures(rows: Sequence[dict[str, Any]]) -> str:
 
 def recoveries(rows: Sequence[dict[str, Any]]) -> str:
     """The table of `bench memory`."""
-    head = f"{'ratio':>6} {'no context':>11} {'text':>7} {'memory':>7} {'other':>7} {'share':>7} {'other share':>12}"
+    columns = {"ratio": 6, "no context": 11, "text": 7, "memory": 7, "other": 7, "share": 7, "interval": 17}
+    head = " ".join(f"{name:>{width}}" for name, width in columns.items()) + " other share"
     lines = [
         f"{r['ratio']:>6.1f} {r['nothing']:>11.3f} {r['text']:>7.3f} {r['memory']:>7.3f} {r['other']:>7.3f} "
-        f"{r['share']:>7.1%} {r['other_share']:>12.1%}"
+        f"{r['share']:>7.1%} {r['low']:>7.1%} to {r['high']:>6.1%} {r['other_share']:>11.1%}"
         for r in rows
     ]
     return "\n".join([head, *lines])
@@ -235,7 +246,8 @@ def _shown(item: Asked, method: str, answer: Answer) -> list[str]:
 
 
 def _begin(text: str) -> str:
-    return " ".join(text.split())[:60]
+    words = " ".join(text.split())
+    return words if len(words) <= BEGINNING else words[:BEGINNING] + "..."
 
 
 def _verdict(result: Demo) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preread.core.errors import Interrupted, UnreadableDocument
+from preread.core.paths import in_one_line
 from preread.core.progress import progress
 from preread.core.stopping import deferred_interrupt
 from preread.data.folders import survey
@@ -78,7 +79,7 @@ def add(collection: Collection, path: Path | str) -> Added:
         return same
     with collection.store.jobs.running(collection.name, [source]) as job:
         intake.stopped = job.cancelled
-        with progress(f"adding {Path(source).name}, %", 100) as advance:
+        with progress(f"adding {in_one_line(Path(source).name)}, %", 100) as advance:
             added = _learn(intake, path, job, lambda share: advance(100 * share))
         intake.tidy()
     return added
@@ -199,7 +200,7 @@ def _learn_all(intake: Intake, todo: dict[str, Path | str], result: Synced, on_a
     ):
         intake.stopped = lambda: pressed() or job.cancelled()
         for source, path in todo.items():
-            shares = _Shares(sizes[source], partial(advance, note=Path(source).name))
+            shares = _Shares(sizes[source], partial(advance, note=in_one_line(Path(source).name)))
             try:
                 added = _learn(intake, path, job, shares)
             except UnreadableDocument as error:

@@ -71,3 +71,35 @@ def test_ctrl_c_ends_add_after_the_batch_and_the_same_command_goes_on(run, folde
     code, out, _ = run("add", str(folder), "--model", "tiny")
     assert code == 0
     assert "2 added in " in out
+
+
+def test_every_file_has_one_line_whatever_it_is_called_and_names_its_path_once(run, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "a\nb\x1b[2J.txt").write_text(story("brig", 20))
+    (folder / "c\nd.txt").write_text("")
+    lines = []
+    for command in (("add", str(folder), "--model", "tiny", "--dry-run"), ("add", str(folder), "--model", "tiny")):
+        _, out, err = run(*command)
+        lines += [*out.splitlines(), *err.splitlines()]
+    lines += [*run("list")[1].splitlines(), *run("ask", "Which brig?", "--method", "text")[1].splitlines()]
+    assert not [line for line in lines if "\x1b" in line]
+    held = [line for line in lines if r"a\nb\x1b[2J.txt" in line]
+    assert [line.split()[0] for line in held] == ["add:", "added:", "default"]
+    refused = next(line for line in lines if line.startswith("preread: "))
+    assert refused.count(r"c\nd.txt") == 1
+
+
+def test_a_path_that_leads_nowhere_is_said_to_whatever_its_ending(run, tmp_path):
+    code, _, err = run("add", str(tmp_path / "reports"), "--model", "tiny")
+    assert code == 1
+    assert "no such file" in err
+
+
+def test_no_question_and_no_add_to_cancel_are_said_in_words(run, tmp_path):
+    (tmp_path / "a.txt").write_text(story("brig", 20))
+    assert run("add", str(tmp_path / "a.txt"), "--model", "tiny")[0] == 0
+    code, out, err = run("ask", " ")
+    assert (code, out) == (2, "")
+    assert "a question" in err
+    assert run("cancel")[1] == "nothing to end: no add is running\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -49,6 +50,8 @@ app.add_typer(models_app, name="models")
 config_app = typer.Typer(help="What commands take where no flag says otherwise.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What documents, and answers drawn from them, could command a terminal with."""
 WITHOUT_DEFAULTS = {"config", "doctor"}
 """They speak of the configuration, so a wrong one must not stop them."""
 
@@ -133,19 +136,19 @@ def dumps(plain: Any) -> str:
 
 def write(piece: str) -> None:
     """A piece of a result on stdout, at once."""
-    sys.stdout.write(piece)
+    sys.stdout.write(CONTROL.sub("\N{REPLACEMENT CHARACTER}", piece))
     sys.stdout.flush()
 
 
 def say(line: str) -> None:
     """A line on stderr."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(CONTROL.sub("\N{REPLACEMENT CHARACTER}", line) + "\n")
 
 
 def complain(error: PrereadError, as_json: bool, about: str = "preread") -> None:
-    """An error on stderr: one line for people, or one JSON object with its four parts."""
+    """An error on stderr: one line for people, or one JSON object with its four parts and what it is about."""
     parts = {"expected": error.expected, "got": error.got, "consequence": error.consequence, "remedy": error.remedy}
-    report(type(error).__name__, f"{about}: {error}", error.exit_code, as_json, about=about, **parts)
+    report(type(error).__name__, f"preread: {error}", error.exit_code, as_json, about=about, **parts)
 
 
 def report(kind: str, message: str, exit_code: int, as_json: bool, **parts: str) -> None:

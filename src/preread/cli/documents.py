@@ -63,7 +63,7 @@ def add(
         remove,
         dry_run,
         on_added=lambda added: emit(added, json_, render.added),
-        on_failed=lambda source, error: complain(error, json_, about=source),
+        on_failed=lambda source, error: complain(error, json_, source),
     )
     if dry_run or len(paths) > 1 or Path(paths[0]).is_dir() or result.forgotten:
         emit(result, json_, lambda synced: render.synced(synced, dry_run))
@@ -83,7 +83,7 @@ def cancel(library: LibraryOption = None, json_: JsonOption = False) -> None:
     from preread.store.store import Store
 
     jobs = Store(_library(library)).jobs.cancel()
-    emit({"cancelled": jobs}, json_, lambda _: f"asked to end: {render.count(jobs, 'running job')}")
+    emit({"cancelled": jobs}, json_, lambda _: render.cancelled(jobs))
 
 
 @app.command(name="list")

@@ -1,4 +1,4 @@
-"""Where things live: `PREREAD_HOME`, or the platform's data and cache directories."""
+"""Where things live: `PREREAD_HOME`, or the platform's data and cache directories; and how paths are shown."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def cache_home() -> Path:
     """The directory of what can be fetched again: `PREREAD_HOME/cache`, else the XDG cache directory."""
     home = os.environ.get("PREREAD_HOME")
     return Path(home).expanduser() / "cache" if home else user_cache_path("preread", appauthor=False)
+
+
+def in_one_line(name: Path | str) -> str:
+    """A path or title as messages show it: whatever it holds, it neither breaks a line nor commands a terminal."""
+    return str(name) if str(name).isprintable() else repr(str(name))

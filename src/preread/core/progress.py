@@ -27,12 +27,12 @@ def progress(what: str, total: float | None) -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield _plain(what, total)
         return
-    columns = (
-        TextColumn("{task.description}"),
+    columns = (  # what is named may hold brackets, which are no markup
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total, note="")
@@ -52,6 +52,8 @@ def _plain(what: str, total: float | None) -> Advance:
         done += units
         if time.monotonic() - last > SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            sys.stderr.write(f"{what}: {done:g}{'' if total is None else f' of {total:g}'} {note}\n")
+            sys.stderr.write(
+                f"{what}: {done:,.0f}{'' if total is None else f' of {total:,.0f}'} {note}".rstrip() + "\n"
+            )
 
     return advance

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from preread.core.errors import PartlyRead, UnreadableDocument
+from preread.core.paths import in_one_line
 from preread.core.types import Document, Mark
 from preread.data.bounded import run, time_for
 from preread.data.readers import READERS
@@ -47,7 +48,7 @@ def read(path: Path | str, cancelled: Callable[[], bool] = lambda: False) -> Doc
         ResourceError: the system starts no process to parse in.
     """
     expect_unicode(path)
-    name = _in_one_line(path)
+    name = in_one_line(path)
     try:
         request = _address(path) if isinstance(path, str) and ADDRESS.match(path) else _file(Path(path))
         found = run(request, name, cancelled)
@@ -73,7 +74,7 @@ def fingerprint(path: Path | str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        shown = f"a readable file at {_in_one_line(path)}"
+        shown = f"a readable file at {in_one_line(path)}"
         raise UnreadableDocument(shown, reason, "It was not read.", "Check the path and its permissions.") from error
 
 
@@ -87,24 +88,15 @@ def expect_unicode(path: Path | str) -> None:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise UnreadableDocument(
-            expected=f"a file name in Unicode at {_in_one_line(path)}",
+            expected=f"a file name in Unicode at {in_one_line(path)}",
             got="bytes that are not",
             consequence="It was not added.",
             remedy="Rename the file in Unicode.",
         ) from error
 
 
-def _in_one_line(path: Path | str) -> str:
-    """A path as messages show it, whatever it is called."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
-
-
 def _file(path: Path) -> Mapping[str, Any]:
     """What the child is asked of a file, after what needs no parser."""
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        expected = f"a file ending in {', '.join(sorted(SUFFIXES))}"
-        raise Refused(expected, f"the suffix {path.suffix!r}", "Convert it to PDF, HTML or plain text.")
     try:
         state = path.stat()
     except (OSError, ValueError) as error:
@@ -114,6 +106,10 @@ def _file(path: Path) -> Mapping[str, Any]:
     if not stat.S_ISREG(state.st_mode):
         what = "a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file"
         raise Refused("a file", what, "Check the path; add the files of a directory one by one.")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        expected = f"a file ending in {', '.join(sorted(SUFFIXES))}"
+        raise Refused(expected, f"the suffix {path.suffix!r}", "Convert it to PDF, HTML or plain text.")
     if state.st_size > FILE_MOST:
         remedy = "Split it, or convert it to plain text."
         raise Refused(f"a file of at most {megabytes(FILE_MOST)}", megabytes(state.st_size), remedy)

@@ -55,9 +55,8 @@ def warn_of_language(text: str, what: str, models: list[str]) -> None:
         return
     if strangers := [name for name, known in limited.items() if code not in known]:
         known = ", ".join(sorted(frozenset.intersection(*(limited[name] for name in strangers))))
-        message = (
-            f"{what} seems to be in {code!r}; {' and '.join(strangers)} knows {known!r} only: answers may be poor."
-        )
+        know = f"{' and '.join(strangers)} {'know' if len(strangers) > 1 else 'knows'}"
+        message = f"{what} seems to be in {code!r}; {know} {known!r} only: answers may be poor."
         warnings.warn(message, UnknownLanguage, stacklevel=2)
 
 

@@ -33,7 +33,7 @@ def pdf(raw: bytes, _charset: str) -> Reading:
         raise Refused("a whole PDF", f"a corrupt one ({error})", remedy) from error
     if not any(page.strip() for page in pages):
         remedy = "Run optical character recognition (OCR) over it first, for example with ocrmypdf."
-        raise Refused("a PDF with a text layer", f"{len(pages)} pages without one, as a scan has", remedy)
+        raise Refused("a PDF with a text layer", f"none on any of its pages ({len(pages)}), as in a scan", remedy)
     return paged(pages, labels, title, "pages")
 
 
