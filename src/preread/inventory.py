@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from preread.core.paths import cache_home, data_home
+from preread.core.paths import cache_home, compressors_home
 
 Kind = Literal["packaged", "converted", "hub", "compressor"]
 
@@ -84,7 +84,7 @@ def _hub() -> Iterator[Held]:
 
 def _compressors() -> Iterator[Held]:
     shipped = (Path(__file__).parent / "methods").glob("*/weights/*/manifest.json")
-    installed = (data_home() / "compressors").glob("*/manifest.json")
+    installed = compressors_home().glob("*/manifest.json")
     for manifest in sorted([*shipped, *installed]):
         about = json.loads(manifest.read_text(encoding="utf-8"))
         note = str(about.get("trained", {}).get("note", ""))

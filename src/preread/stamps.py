@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from preread.core.paths import data_home
+from preread.core.paths import compressors_home
 from preread.core.types import sha256
 
 _PINNED = re.compile(r".+@[0-9a-f]{40}")
@@ -26,13 +26,14 @@ def stamp(settings: Mapping[str, Any]) -> str | None:
     Returns:
         None where nothing on this disk decides it, such as a hub id without a commit.
     """
+    from preread.models.names import divided
     from preread.models.packaged import PACKAGED
 
-    name, compressor = str(settings["model"]), settings["options"].get("compressor")
+    (name, _), compressor = divided(str(settings["model"])), settings["options"].get("compressor")
     model = Path(name).expanduser()
     if not (model.exists() or name in PACKAGED or _PINNED.fullmatch(name)):
         return None
-    roots = [model, _HERE / "models", _HERE / "methods" / settings["method"], data_home() / "compressors"]
+    roots = [model, _HERE / "models", _HERE / "methods" / settings["method"], compressors_home()]
     files = sorted(_files([*roots, Path(compressor)] if compressor else roots))
     return sha256(json.dumps(dict(settings), sort_keys=True, default=str), json.dumps(files))
 

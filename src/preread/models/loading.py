@@ -33,17 +33,12 @@ from preread.core.errors import (
 from preread.models import gguf
 from preread.models.cache import require_space
 from preread.models.fingerprint import fingerprint
+from preread.models.names import DTYPES, divided
 from preread.models.packaged import PACKAGED, folder
 from preread.models.quantised import quantise
 from preread.models.quiet import quiet
 from preread.nn.hf import Decoder
 
-DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "int8": torch.bfloat16,  # what is not quantised
-    "int4": torch.bfloat16,
-}
 QUANTISED = frozenset({"int8", "int4"})
 WANTED = ["*.safetensors", "*.json", "*.jinja"]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -160,9 +155,8 @@ def _device(device: str | None) -> torch.device:
 
 def _dtype(name: str, dtype: str | None) -> tuple[str, str]:
     """The name without a dtype behind it, and the dtype."""
-    bare, _, behind = name.rpartition(":")
-    if bare and behind in DTYPES:
-        name, dtype = bare, dtype or behind
+    name, behind = divided(name)
+    dtype = dtype or behind
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(
             expected=f"a dtype out of {', '.join(DTYPES)}",
@@ -230,7 +224,7 @@ def _read(found: Fetched, device: torch.device, dtype: str) -> Decoder:
         with quiet():
             AutoConfig.from_pretrained(path, trust_remote_code=False)
             tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model = _weights(path, DTYPES[dtype])
+            model = _weights(path, getattr(torch, DTYPES[dtype]))
     except PrereadError:
         raise
     except (ImportError, KeyError, OSError, ValueError) as error:
