@@ -145,6 +145,23 @@ def test_an_adapter_for_other_memories_is_not_used_and_the_answer_says_so(learne
     assert any("other weights" in note for note in learned.ask("Who?", sampling=SHORT).notes)
 
 
+def test_an_adapter_that_goes_while_a_reader_loads_it_is_no_error(learned, log, open_library, decoders, tiny_decoder):
+    """Whoever asks reads the record first and the weights then; a `forget` may come in between."""
+    learned.study(config=CONFIG)
+    decoders["tiny"] = tiny_decoder("llama")
+    reader = open_library().collection("sea")
+    record = reader.adapters.record
+
+    def forget_then(method):
+        found = record(method)
+        reader.adapters.record = record
+        learned.forget(log)
+        return found
+
+    reader.adapters.record = forget_then
+    assert reader.adapters.attach(reader.handle("lloco"), reader.decoder) is None
+
+
 def test_a_damaged_adapter_is_refused(learned, open_library, decoders, tiny_decoder):
     learned.study(config=CONFIG)
     weights = next((learned.library.path / "adapters").rglob("adapter_model.safetensors"))

@@ -68,7 +68,12 @@ class CollectionAdapters:
         name = self.name(handle.name, record.version)
         if name not in decoder.adapters:
             folder = self.folder(handle.name, record.version)
-            lora = Lora.load(folder, decoder.projections)
+            try:
+                lora = Lora.load(folder, decoder.projections)
+            except IntegrityError:
+                if self.record(handle.name) != record:  # a study or a `forget` came in between
+                    return self.attach(handle, decoder)
+                raise
             if digest(lora) != record.weights:
                 raise IntegrityError(
                     expected=f"the adapter in {folder} as it was taught",

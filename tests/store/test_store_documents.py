@@ -228,3 +228,19 @@ def test_a_manifest_that_is_pruned_while_a_reader_looks_is_not_an_empty_library(
     monkeypatch.setattr(os, "scandir", pruning)
     assert [entry.source for entry in store.documents()] == ["a"]
     assert len(looks) == 2
+
+
+def test_settings_that_go_while_they_are_listed_are_none(store: Store, add_to) -> None:
+    add_to(store, "c", "a", ["Words."])
+    store.configure("c", {"k": 1})
+    (store.path / "collections" / "gone.json").symlink_to("nowhere")
+    assert store.collections() == ["c"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"collection": "c"}'])
+def test_damaged_settings_are_one_message(store: Store, content) -> None:
+    store.configure("c", {"k": 1})
+    next((store.path / "collections").iterdir()).write_text(content)
+    for look in (store.collections, lambda: store.settings("c")):
+        with pytest.raises(IntegrityError, match="settings of a collection"):
+            look()

@@ -110,15 +110,13 @@ class Folder:
 
     def collections(self) -> list[str]:
         """Names of the collections that have settings, in no order."""
-        return [json.loads(file.read_text())["collection"] for file in self.path.glob("collections/*.json")]
+        kept = (_settings(file) for file in self.path.glob("collections/*.json"))
+        return [found["collection"] for found in kept if found is not None]
 
     def settings(self, collection: str) -> dict[str, Any] | None:
         """The settings of a collection, or None where none were made."""
-        try:
-            stored: dict[str, Any] = json.loads(self._settings_file(collection).read_text())["settings"]
-        except FileNotFoundError:
-            return None
-        return stored
+        kept = _settings(self._settings_file(collection))
+        return None if kept is None else kept["settings"]
 
     def configure(self, collection: str, settings: Mapping[str, Any]) -> None:
         """Replace the settings of a collection; readers see the old or the new."""
@@ -190,6 +188,23 @@ class Folder:
             holder = json.loads((self.path / _HOLDER).read_text())
             return f"process {holder['pid']} on {holder['host']}"
         return "another process"
+
+
+def _settings(file: Path) -> dict[str, Any] | None:
+    """What the file of a collection says; None where there is none, or it has just been removed."""
+    try:
+        kept: dict[str, Any] = json.loads(file.read_text())
+        _ = kept["collection"], kept["settings"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            expected=f"the settings of a collection in {file}",
+            got=str(error) or type(error).__name__,
+            consequence="The collection was not opened, and nothing was changed.",
+            remedy="Restore that file from a copy of the library.",
+        ) from error
+    return kept
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
