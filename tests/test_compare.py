@@ -10,8 +10,9 @@ import pytest
 
 from preread import compare as module
 from preread.compare import Column, compare
+from preread.core.answer import Answer, Citation, DocumentRead, Extent, Usage
 from preread.core.errors import UnsupportedModel, UsageError
-from preread.core.types import Answer, Citation, DocumentRead, Extent, Sampling, Usage
+from preread.core.types import Sampling
 from preread.methods import METHODS
 from preread.page import page
 from preread.settings import Settings
@@ -126,6 +127,7 @@ def test_the_page_says_all_that_the_answers_say(compared):
         for said in (column.method, f"{use.tokens_read:,}", f"{use.first_token_s:.2f} s", *column.answer.notes):
             assert " ".join(said.split()) in text
         assert all(cited.title in text for cited in column.answer.citations)
+        assert (f"{column.bytes_kept / 1e3:,.1f} kB" in text) == (column.bytes_kept > 0)
     assert QUESTION in text
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from preread.adapters import CollectionAdapters
 from preread.asking import ask, ask_library
 from preread.context import Mode
+from preread.core.answer import Answer
 from preread.core.config import build
 from preread.core.errors import UsageError
 from preread.core.method import Handle
 from preread.core.paths import data_home
-from preread.core.types import Answer, Sampling, Turn
+from preread.core.types import Sampling, Turn
 from preread.data.questions import Question
 from preread.engines.base import Engine
 from preread.engines.local import LocalEngine
@@ -33,7 +34,7 @@ from preread.models.loading import load
 from preread.nn.hf import Decoder
 from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
-from preread.settings import Settings, known
+from preread.settings import Settings, expect_name, known
 from preread.store.receipt import Receipt
 from preread.store.rows import Entry
 from preread.store.store import Store
@@ -77,8 +78,9 @@ class Library:
         """A collection by name; a new one has the settings, or the default ones, from its first document on.
 
         Raises:
-            UsageError: it was made with other settings.
+            UsageError: it was made with other settings, or no list could show such a name.
         """
+        expect_name(name)
         kept = self.store.settings(name)
         if not kept or not self.store.documents(name):
             return Collection(self, name, settings or Settings(self.model))

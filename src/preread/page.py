@@ -54,8 +54,8 @@ def _seconds(it: Comparison) -> list[Bar]:
 
 
 def _kept(it: Comparison) -> list[Bar]:
-    rows = {c.method: c.bytes_kept / 1e6 for c in it.columns if c.answer and c.bytes_kept}
-    return _bars(rows, {"the text itself": it.text_bytes / 1e6}, "{:.2f} MB")
+    rows = {c.method: c.bytes_kept / 1e3 for c in it.columns if c.answer and c.bytes_kept}
+    return _bars(rows, {"the text itself": it.text_bytes / 1e3}, "{:,.1f} kB")
 
 
 def _bars(methods: Mapping[str, float], beside: Mapping[str, float], form: str) -> list[Bar]:

@@ -43,3 +43,18 @@ def known(method: str) -> Any:
             remedy="Choose one of them with --method.",
         )
     return METHODS[method]
+
+
+def expect_name(collection: str) -> None:
+    """Refuse a name of a collection that no list could show.
+
+    Raises:
+        UsageError: it is empty, or not all of it can be printed.
+    """
+    if not collection.strip() or not collection.isprintable():
+        raise UsageError(
+            expected="a name of a collection, of characters that can be printed",
+            got=repr(collection) if collection else "an empty one",
+            consequence="Nothing was done.",
+            remedy="Choose another with --collection.",
+        )

@@ -96,6 +96,14 @@ def test_a_path_that_leads_nowhere_is_said_to_whatever_its_ending(run, tmp_path)
     assert "no such file" in err
 
 
+def test_a_collection_has_a_name_that_a_list_can_show(run, tmp_path):
+    (tmp_path / "a.txt").write_text(story("brig", 20))
+    for name in ("", " ", "a\nb", "\x1b[2J"):
+        code, out, err = run("add", str(tmp_path / "a.txt"), "--model", "tiny", "--collection", name)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+    assert run("list", "--json")[1] == "[]\n"
+
+
 def test_no_question_and_no_add_to_cancel_are_said_in_words(run, tmp_path):
     (tmp_path / "a.txt").write_text(story("brig", 20))
     assert run("add", str(tmp_path / "a.txt"), "--model", "tiny")[0] == 0
