@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from preread.core.answer import Answer, Citation, Usage
     from preread.core.errors import PrereadError
-    from preread.core.types import Answer, Citation, Document, Passage, Sampling, Turn, Usage
+    from preread.core.types import Document, Passage, Sampling, Turn
     from preread.lessons import StudyConfig
     from preread.library import Collection, Library
     from preread.models.loading import load
@@ -23,8 +24,8 @@ for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 _WHERE = {
-    "Answer": "preread.core.types",
-    "Citation": "preread.core.types",
+    "Answer": "preread.core.answer",
+    "Citation": "preread.core.answer",
     "Collection": "preread.library",
     "Document": "preread.core.types",
     "Library": "preread.library",
@@ -34,7 +35,7 @@ _WHERE = {
     "Settings": "preread.settings",
     "StudyConfig": "preread.lessons",
     "Turn": "preread.core.types",
-    "Usage": "preread.core.types",
+    "Usage": "preread.core.answer",
     "load": "preread.models.loading",
 }
 __all__ = [

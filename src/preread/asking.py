@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from preread.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
+from preread.core.answer import Answer, Citation, Usage
 from preread.core.errors import UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle
-from preread.core.types import Answer, Citation, Hit, Passage, Prompt, Sampling, Turn, Usage
+from preread.core.types import Hit, Passage, Prompt, Sampling, Turn
 from preread.coverage import coverage
 from preread.data.language import warn_of_language
 from preread.engines.base import Event, check

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 
-from preread.core.types import Document, DocumentRead, Extent, Passage
+from preread.core.answer import DocumentRead, Extent
+from preread.core.types import Document, Passage
 from preread.store.rows import Entry
 from preread.store.store import Store
 

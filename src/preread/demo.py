@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preread.core.answer import Answer
 from preread.core.paths import data_home
-from preread.core.types import Answer, Sampling
+from preread.core.types import Sampling
 from preread.intake import Added
 from preread.lessons import Studied, StudyConfig
 from preread.library import Collection, Library

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from preread.core.answer import Answer, Citation, Extent
 from preread.core.paths import in_one_line
-from preread.core.types import Answer, Citation, Extent
 
 if TYPE_CHECKING:
     from preread.compare import Comparison

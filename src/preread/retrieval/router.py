@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preread.core.types import Route
+from preread.core.answer import Route
 from preread.retrieval.retriever import Retriever
 
 
