@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from preread.core.errors import UsageError
 from preread.core.types import Document, Passage, sha256
 
 PASSAGE = ("document", "index", "ids", "start", "end", "text", "place", "first_token")
@@ -68,6 +69,23 @@ def text_key(document: str) -> str:
 def row_name(collection: str, source: str) -> str:
     """What the ids of a document's rows begin with; no other document's do."""
     return sha256(collection, source)
+
+
+def expect_unicode(text: str) -> None:
+    """Refuse what no row can hold.
+
+    Raises:
+        UsageError: a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            expected="names and text in Unicode",
+            got=f"a lone surrogate at character {error.start} of {text[:40]!r}",
+            consequence="The document was not added.",
+            remedy="Rename the file, or save its text as UTF-8.",
+        ) from error
 
 
 def passage(row: Mapping[str, Any]) -> Passage:

@@ -32,7 +32,7 @@ from preread.store.jobs import Jobs, Seen
 from preread.store.passages import PassageTable
 from preread.store.payloads import Payloads
 from preread.store.receipt import Receipt, search
-from preread.store.rows import Entry, Stored, row_name, text_key
+from preread.store.rows import Entry, Stored, expect_unicode, row_name, text_key
 
 
 class Store:
@@ -119,7 +119,7 @@ class Store:
             ResourceError: the disk is full; the library is as it was.
         """
         for name in (collection, document.source, document.title, document.text):
-            _expect_unicode(name)
+            expect_unicode(name)
         named = {key for own in keys for key in own.values()} | set(document_keys.values())
         text = {
             "title": document.title,
@@ -238,7 +238,7 @@ class Store:
 
     def configure(self, collection: str, settings: Mapping[str, Any]) -> None:
         """Replace the settings of a collection, as JSON; readers see the old or the new."""
-        _expect_unicode(collection)
+        expect_unicode(collection)
         with self.writing():
             self._folder.configure(collection, settings)
 
@@ -281,18 +281,6 @@ class Store:
         marks |= {entry.hash for entry in gone} - kept
         payloads = self._payloads.folder
         return search((file for file in self._folder.files() if payloads not in file.parents), marks)
-
-
-def _expect_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            expected="names and text in Unicode",
-            got=f"a lone surrogate at character {error.start} of {text[:40]!r}",
-            consequence="The document was not added.",
-            remedy="Rename the file, or save its text as UTF-8.",
-        ) from error
 
 
 def _no_document(collection: str, source: str | None) -> UsageError:
