@@ -11,7 +11,6 @@ import pytest
 from preread import compare as module
 from preread.compare import Column, compare
 from preread.core.answer import Answer, Citation, DocumentRead, Extent, Usage
-from preread.core.answer import Answer, Citation, DocumentRead, Extent, Usage
 from preread.core.errors import UnsupportedModel, UsageError
 from preread.core.types import Sampling
 from preread.methods import METHODS

@@ -20,7 +20,6 @@ from preread.adapters import CollectionAdapters
 from preread.asking import ask, ask_library
 from preread.context import Mode
 from preread.core.answer import Answer
-from preread.core.answer import Answer
 from preread.core.config import build
 from preread.core.errors import UsageError
 from preread.core.method import Handle
