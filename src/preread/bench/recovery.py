@@ -29,7 +29,7 @@ from preread.data.corpora import records
 from preread.data.passages import split
 from preread.methods import METHODS
 from preread.nn.hf import Decoder
-from preread.nn.reading import followed, read
+from preread.nn.reading import Reading, begins, followed
 
 DRAWS = 2000
 """Of documents, for an interval."""
@@ -117,10 +117,10 @@ def recovery(decoder: Decoder, method: Method, exams: Sequence[Exam], passage_to
                     "memory": (handle, memories[i]),
                     "other": (handle, memories[(i + 1) % len(exams)]),
                 }
-                for question, answer in exam.questions:
-                    target = decoder.tokens(answer)
-                    for name, (reads, context) in contexts.items():
-                        sums[i][name] += answer_nll(decoder, reads.prompt(question, context), target)
+                answers = [decoder.tokens(answer) for _, answer in exam.questions]
+                for name, (reads, context) in contexts.items():
+                    prompts = [reads.prompt(question, context) for question, _ in exam.questions]
+                    sums[i][name] = sum(answer_nlls(decoder, prompts, answers))
                 tokens += sum(len(passage.ids) for passage in passages[i])
                 positions += sum(memory.positions for memory in memories[i])
                 advance()
@@ -163,8 +163,26 @@ def write(path: Path, rows: Sequence[Mapping[str, object]], what: str, weights: 
 
 
 @torch.inference_mode()
-def answer_nll(decoder: Decoder, prompt: Prompt, answer: Tensor) -> float:
-    """Mean negative log-likelihood of an answer's tokens ([T] int64) behind a prompt, in nats."""
-    states = read(decoder, followed(prompt, answer))[-len(answer) - 1 : -1]
-    scores = decoder.logits(states).float().log_softmax(-1)
-    return float(-scores.gather(-1, answer.to(scores.device)[:, None]).mean())
+def answer_nlls(decoder: Decoder, prompts: Sequence[Prompt], answers: Sequence[Tensor]) -> list[float]:
+    """Mean negative log-likelihood of each answer's tokens behind its prompt, in nats; what prompts share is read once.
+
+    Args:
+        decoder: whose likelihood.
+        prompts: questions of the same memories.
+        answers: [T] int64 each.
+    """
+    wholes = [followed(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    cache = decoder.cache(max(map(len, wholes)))
+    found: list[float] = []
+    for whole, answer in zip(wholes, answers, strict=True):
+        kept = begins(whole) if found else 0
+        cache.cut(0, kept)
+        reading = Reading(decoder, whole)
+        reading.skip(kept)
+        states = None
+        while reading.left:
+            states = reading.read(cache)
+        assert states is not None, "the question stands behind what is given"
+        scores = decoder.logits(states[-len(answer) - 1 : -1]).float().log_softmax(-1)
+        found.append(float(-scores.gather(-1, answer.to(scores.device)[:, None]).mean()))
+    return found
