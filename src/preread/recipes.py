@@ -6,14 +6,14 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from preread.core.config import build
+from preread.core.config import build, dump
 from preread.core.errors import UsageError
 from preread.core.method import Handle, Objective
 from preread.core.paths import compressors_home
@@ -70,10 +70,11 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
         folder: checkpoints and log while it runs; the trained weights and their manifest at the end.
 
     Raises:
-        UsageError: an unknown method, or as the method's own settings say.
+        UsageError: an unknown method, as the method's own settings say, or the folder is another recipe's.
     """
     with _prepared(recipe, data) as (objective, batches, corpus):
-        outcome = train(objective, batches, recipe.training, folder, f"{recipe.method} {recipe.stage}")
+        rest = dump(replace(recipe, training=TrainingConfig()))
+        outcome = train(objective, batches, recipe.training, folder, f"{recipe.method} {recipe.stage}", rest)
         if outcome.finished:
             objective.save(folder / TRAINED, provenance(recipe, corpus, outcome))
     return outcome

@@ -61,9 +61,13 @@ def test_saving_and_loading_is_bit_exact(decoder, tmp_path):
         assert torch.equal(value, again.state_dict()[key])
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "shape", "extra", "config", "rslora", "dora", "pattern"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated", "shape", "single", "extra", "config", "rslora", "dora", "pattern"]
+)
 def test_a_damaged_adapter_is_refused_and_nothing_is_attached(decoder, tmp_path, damage):
     lora = randomised(decoder, targets=("q_proj",)) if damage == "shape" else randomised(decoder)
+    if damage == "single":
+        lora = Lora(LoraConfig(rank=1), decoder.projections)
     lora.save(tmp_path)
     config, weights = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
     if damage == "missing":
@@ -75,6 +79,7 @@ def test_a_damaged_adapter_is_refused_and_nothing_is_attached(decoder, tmp_path,
     else:
         changed = {
             "shape": {"r": 7},
+            "single": {"r": 8},
             "extra": {"target_modules": ["q_proj"]},
             "rslora": {"use_rslora": True},
             "dora": {"use_dora": True},

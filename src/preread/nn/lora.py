@@ -150,7 +150,10 @@ class Lora(nn.Module):
             for key in list(lora.a):
                 stem = PEFT_PREFIX + key.replace("/", ".")
                 for matrices, letter in ((lora.a, "A"), (lora.b, "B")):
-                    matrices[key].data.copy_(tensors.pop(f"{stem}.lora_{letter}.weight"))
+                    name, matrix = f"{stem}.lora_{letter}.weight", matrices[key].data
+                    if tensors[name].shape != matrix.shape:  # a copy would spread a single row over all
+                        raise ValueError(f"{name} of shape {tuple(tensors[name].shape)}, not {tuple(matrix.shape)}")
+                    matrix.copy_(tensors.pop(name))
             if tensors:
                 raise ValueError(f"{len(tensors)} tensors that fit no layer, such as {next(iter(tensors))}")
         except Exception as error:

@@ -67,7 +67,8 @@ def load(folder: Path, recipe: str, parameters: Mapping[str, nn.Parameter], opti
             consequence="Nothing was trained, and the checkpoint is untouched.",
             remedy="Go on with the old recipe, or choose another output folder.",
         )
-    if {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")} != set(parameters):
+    shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("parameter/")}
+    if shapes != {f"parameter/{name}": parameter.shape for name, parameter in parameters.items()}:
         raise _damaged(path, "other parameters than this run trains")
     for name, parameter in parameters.items():
         parameter.data.copy_(tensors[f"parameter/{name}"])

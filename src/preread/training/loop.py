@@ -88,12 +88,18 @@ class Outcome:
 
 
 def train(
-    objective: Objective, batches: Batches, config: TrainingConfig, folder: Path, what: str = "training"
+    objective: Objective,
+    batches: Batches,
+    config: TrainingConfig,
+    folder: Path,
+    what: str = "training",
+    rest: str = "",
 ) -> Outcome:
     """Train what the objective says, from the folder's checkpoint if there is one.
 
     Writes `checkpoint.safetensors` and, a line a step, `log.jsonl`. Ctrl-C ends the step at hand, saves a checkpoint
-    and then interrupts. After any other error the last checkpoint stands.
+    and then interrupts. After any other error the last checkpoint stands. `rest` is what else the run is made of, in
+    the caller's words: a checkpoint of another run is refused.
 
     Raises:
         PrereadError: the loss is not a number.
@@ -106,7 +112,7 @@ def train(
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
-    recipe = dump(replace(config, minutes=None, save_every=1))  # what decides the numbers, and nothing else
+    recipe = dump(replace(config, minutes=None, save_every=1)) + rest  # what decides the numbers, and nothing else
     done = checkpoint.load(folder, recipe, parameters, optimizer)
     module, wrapped = accelerator.prepare(objective, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
