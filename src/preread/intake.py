@@ -120,7 +120,7 @@ class Intake:
         memories = Memories(self.store, handle)
         keys = {scope: memories.keys(passages, scope) for scope in handle.scopes}
         wanted = {key for own in keys.values() for key in own}
-        done = _Progress(passages, 1 + len(keys), source, job, advance)
+        done = _Progress(passages, 1 + len(keys), source, job, advance, self._check)
         with self.store.writing():
             self._same_settings()
             before = {entry.source: entry for entry in collection.documents()}.get(source)
@@ -219,15 +219,24 @@ class Intake:
 
 
 class _Progress:
-    """Tokens done of one document: each is embedded, and compressed once a scope."""
+    """Tokens done of one document: each is embedded, and compressed once a scope; `check` may end the embedding."""
 
-    def __init__(self, passages: Sequence[Passage], times: int, source: str, job: Job, advance: Advance) -> None:
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        times: int,
+        source: str,
+        job: Job,
+        advance: Advance,
+        check: Callable[[], object],
+    ) -> None:
         self._all = sum(len(passage.ids) for passage in passages)
         self._mean, self._times = self._all / len(passages), times
-        self._source, self._job, self._advance = source, job, advance
+        self._source, self._job, self._advance, self._check = source, job, advance, check
         self._done = 0.0
 
     def passages(self, count: float) -> None:
+        self._check()
         self.tokens(count * self._mean)
 
     def tokens(self, count: float) -> None:

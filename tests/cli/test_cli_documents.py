@@ -10,7 +10,7 @@ import pytest
 
 from preread.methods.lloco.method import LlocoHandle
 
-from ..conftest import story
+from ..conftest import WordCounts, story
 
 
 @pytest.fixture
@@ -73,6 +73,16 @@ def test_ctrl_c_ends_add_after_the_batch_and_the_same_command_goes_on(run, folde
     assert "2 added in " in out
 
 
+def test_ctrl_c_is_heard_while_a_document_is_embedded(run, folder, monkeypatch):
+    def pressed(self, texts, role, advance):
+        os.kill(os.getpid(), signal.SIGINT)
+        advance(1)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(WordCounts, "embed", pressed)
+    assert run("add", str(folder), "--model", "tiny")[:2] == (130, "")
+
+
 def test_every_file_has_one_line_whatever_it_is_called_and_names_its_path_once(run, tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
@@ -111,3 +121,12 @@ def test_no_question_and_no_add_to_cancel_are_said_in_words(run, tmp_path):
     assert (code, out) == (2, "")
     assert "a question" in err
     assert run("cancel")[1] == "nothing to end: no add is running\n"
+
+
+def test_a_library_that_cannot_be_opened_says_where_and_what_to_do(run, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        code, out, err = run("list", "--library", str(place))
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert str(tmp_path / "file") in err
+        assert "--library" in err

@@ -13,8 +13,11 @@ from typer.exceptions import Abort, TyperException
 
 from preread.cli.app import app, complain, dumps, report, say
 from preread.core.errors import Interrupted, PrereadError, PrereadWarning
+from preread.core.paths import in_one_line
 
 INTERRUPTED = 130
+OUT_OF_REACH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+"""What a user can mend: permissions, and paths that lead elsewhere than meant."""
 
 
 def main() -> None:
@@ -63,10 +66,22 @@ def _unforeseen(error: Exception, as_json: bool) -> int:
         return 4
     if os.environ.get("PREREAD_DEBUG"):
         traceback.print_exc()
+    if isinstance(error, OSError) and error.errno in OUT_OF_REACH and error.filename:
+        complain(_out_of_reach(str(error.filename), str(error.strerror)), as_json)
+        return PrereadError.exit_code
     kind = "a file could not be used" if isinstance(error, OSError) else "something unforeseen happened"
     message = f"preread: {kind}: {type(error).__name__}: {error}. Set PREREAD_DEBUG=1 to see where, and report it."
     report(type(error).__name__, message, 1, as_json)
     return 1
+
+
+def _out_of_reach(path: str, reason: str) -> PrereadError:
+    return PrereadError(
+        expected=f"to be allowed to use {in_one_line(path)}",
+        got=reason,
+        consequence="What was finished is kept, nothing else was changed.",
+        remedy="Check the path and its permissions; --library or PREREAD_HOME choose another place.",
+    )
 
 
 def _streams() -> None:

@@ -25,14 +25,14 @@ def room(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, sqlite3.OperationalError) as error:
-        known = isinstance(error, OSError) and error.errno in _FULL
-        known = known or getattr(error, "sqlite_errorcode", None) in _DATABASE_FULL
-        if not known and not any(f"os error {code})" in str(error) for code in _FULL):
+        told = next((code for code in _FULL if f"os error {code})" in str(error)), None)
+        code = error.errno if isinstance(error, OSError) and error.errno else told
+        if code not in _FULL and getattr(error, "sqlite_errorcode", None) not in _DATABASE_FULL:
             raise
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        reason = os.strerror(code) if code else str(error)
         raise ResourceError(
             expected=f"room on the disk to write {what}",
-            got=reason.splitlines()[0][:200],
+            got=reason,
             consequence="It was not written; all that was stored before is still there and can be read.",
             remedy="Free some space and repeat the command: it goes on from there.",
         ) from error
