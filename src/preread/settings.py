@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from preread.core.config import build
 from preread.core.errors import UsageError
 from preread.methods import METHODS
 
@@ -26,7 +27,7 @@ class Settings:
     passage_tokens: int = 240
 
     def __post_init__(self) -> None:
-        known(self.method)
+        build(known(self.method), self.options)  # refuses unknown options and senseless values before anything is read
 
 
 def known(method: str) -> Any:

@@ -93,3 +93,8 @@ class BeyondTraining(PrereadWarning):
 
 class UnknownLanguage(PrereadWarning):
     """A text is in a language that a model does not know: answers may be poor."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, as a part of one of our messages: its first line, or else its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

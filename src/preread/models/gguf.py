@@ -20,7 +20,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from preread.core.errors import IntegrityError, PrereadError, UnsupportedModel
+from preread.core.errors import IntegrityError, PrereadError, UnsupportedModel, first_line
 from preread.core.progress import progress
 from preread.models.cache import file_sha256, kept
 from preread.models.quiet import quiet
@@ -145,10 +145,9 @@ def convert(path: Path, target: Path, header: GGUFReader | None = None) -> str:
     except PrereadError:
         raise
     except (ImportError, KeyError, ValueError) as error:
-        got = str(error).strip().splitlines()[0].rstrip(".")
-        raise _unsupported(path, "a decoder of an architecture that transformers reads", got) from error
+        raise _unsupported(path, "a decoder of an architecture that transformers reads", first_line(error)) from error
     except (RuntimeError, TypeError, IndexError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+        raise _damaged(path, f"{type(error).__name__}: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise _damaged(path, f"a file without {len(missing)} of its weights, such as {missing[0]}")
     tokenizer.model_max_length = model.config.max_position_embeddings

@@ -29,6 +29,7 @@ from preread.core.errors import (
     UnknownModel,
     UnsupportedModel,
     UsageError,
+    first_line,
 )
 from preread.models import gguf
 from preread.models.cache import require_space
@@ -210,7 +211,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
                 remedy="Free some space, or set HF_HOME to another disk.",
             ) from error
         remedy = "Check the network and HF_HUB_OFFLINE, or name a folder; `default` comes from a package index."
-        raise _unknown(name, f"no answer from the hub ({_first_line(error)})", remedy) from error
+        raise _unknown(name, f"no answer from the hub ({first_line(error)})", remedy) from error
 
 
 def _unknown(name: str, got: str, remedy: str) -> UnknownModel:
@@ -230,7 +231,7 @@ def _read(found: Fetched, device: torch.device, dtype: str) -> Decoder:
     except (ImportError, KeyError, OSError, ValueError) as error:
         raise UnsupportedModel(
             expected=f"{name} to be a decoder that transformers reads without code from the repository",
-            got=_first_line(error),
+            got=first_line(error),
             consequence="It was not loaded; remote code is never run.",
             remedy="Choose a decoder of the Llama, Qwen, Gemma or Mistral families, with its tokenizer.json.",
         ) from error
@@ -241,7 +242,7 @@ def _read(found: Fetched, device: torch.device, dtype: str) -> Decoder:
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             expected=f"room on {device} for {name} ({model.get_memory_footprint() / 1e9:.1f} GB)",
-            got=_first_line(error),
+            got=first_line(error),
             consequence="No decoder was loaded.",
             remedy="Free the device, choose another with device=, or a smaller decoder.",
         ) from error
@@ -278,7 +279,7 @@ def _weights(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         )
         missing, damage = sorted(report["missing_keys"]), ""
     except (SafetensorError, RuntimeError) as error:
-        missing, damage = [], _first_line(error)
+        missing, damage = [], first_line(error)
     if missing or damage:
         raise IntegrityError(
             expected=f"all weights that config.json names, whole, in {path}",
@@ -287,7 +288,3 @@ def _weights(path: Path, dtype: torch.dtype) -> PreTrainedModel:
             remedy=f"Delete {path} and load again, or restore it from where it came.",
         )
     return model
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -43,21 +43,22 @@ class Kv(Method):
     ratio: float = 4.0
     match: bool = False
 
-    def attach(self, decoder: Decoder) -> KvHandle:
-        """Bind to a decoder; nothing is attached to it.
-
-        Raises:
-            UsageError: a ratio below 1.
-            UnsupportedModel: the decoder's keys and values cannot be kept position by position; or they are to be
-                matched, and its attention cannot read keys with a weight.
-        """
+    def __post_init__(self) -> None:
         if not 1 <= self.ratio < float("inf"):
             raise UsageError(
                 expected="a ratio of at least 1",
                 got=f"{self.ratio}",
-                consequence="Nothing was attached.",
+                consequence="Nothing was done.",
                 remedy="Choose 2 to 50 tokens for each kept position.",
             )
+
+    def attach(self, decoder: Decoder) -> KvHandle:
+        """Bind to a decoder; nothing is attached to it.
+
+        Raises:
+            UnsupportedModel: the decoder's keys and values cannot be kept position by position; or they are to be
+                matched, and its attention cannot read keys with a weight.
+        """
         decoder.cache(0)
         if self.match:
             require_weighted(decoder)

@@ -72,15 +72,17 @@ class Lloco(Method):
     fresh: bool = False
     shape: CompressorConfig = CompressorConfig()
 
-    def attach(self, decoder: Decoder) -> LlocoHandle:
-        """Load or make the compressor and hang its LoRA on the decoder."""
+    def __post_init__(self) -> None:
         if not 1 <= self.ratio < float("inf"):
             raise UsageError(
                 expected="a ratio of at least 1",
                 got=f"{self.ratio}",
-                consequence="Nothing was attached.",
+                consequence="Nothing was done.",
                 remedy="Choose 4 to 32 tokens for each summary embedding.",
             )
+
+    def attach(self, decoder: Decoder) -> LlocoHandle:
+        """Load or make the compressor and hang its LoRA on the decoder."""
         folder = self.compressor or (None if self.fresh else trained_for(decoder.fingerprint))
         if folder and not folder.exists():
             folder = compressors_home() / folder  # by its name
