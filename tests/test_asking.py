@@ -264,6 +264,18 @@ def test_another_method_than_the_collections_makes_its_memories_for_the_answer(c
     assert collection.store.stored("sea") == stored
     passages = [stored.passage for stored in collection.store.passages("sea", entry.source)]
     Memories(collection.store, collection.handle("kv")).make(passages, "passage")
-    again = collection.ask("What did the brig meet off cape 3?", "kv", sampling=SHORT)
+    again = collection.ask("What did the brig meet off cape 3?", "kv", "document", sampling=SHORT)
     assert (again.text, again.usage.tokens_read) == (whole.text, whole.usage.tokens_read)
     assert not any("for this once" in note for note in again.notes)
+
+
+def test_keys_and_values_are_put_to_passages_unless_told_otherwise_and_say_when_they_are_many(
+    collection, add, monkeypatch
+):
+    entry = add(collection, "book.md", chapters(8))
+    monkeypatch.setattr("preread.methods.kv.method.SIDE_BY_SIDE", 3)
+    few = collection.ask("What did the brig meet off cape 3?", "kv", k=2, sampling=SHORT)
+    assert 0 < few.usage.tokens_of_source < entry.tokens
+    many = collection.ask("What did the brig meet off cape 3?", "kv", "document", sampling=SHORT)
+    assert [note for note in many.notes if "side by side" in note]
+    assert not [note for note in few.notes if "side by side" in note]

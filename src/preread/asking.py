@@ -200,9 +200,10 @@ def _context(
 
 
 def _whole_is_cheap(collection: Collection, memories: Memories, hits: Sequence[Hit]) -> bool:
-    """Whether all of the best document is there as memories."""
+    """Whether the method reads whole documents, and all of the best one is there as memories."""
     scopes = memories.handle.scopes
-    return bool(scopes) and (memories.kept or memories.are_stored(_passages_of(collection, hits[:1]), scopes[-1]))
+    reads_all = memories.handle.reads == "document" and bool(scopes)
+    return reads_all and (memories.kept or memories.are_stored(_passages_of(collection, hits[:1]), scopes[-1]))
 
 
 def _passages_of(collection: Collection, hits: Sequence[Hit]) -> list[Passage]:

@@ -57,10 +57,12 @@ class Handle(ABC):
     Class attributes:
         name: the method's name, as users type it.
         needs: fields of `Prompt` that its prompts may use; an engine must accept them all.
+        reads: what a question is put to where the user does not say: all of the best `document`, or its best passages.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
+    reads: ClassVar[Scope]
 
     @property
     @abstractmethod

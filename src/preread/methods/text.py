@@ -33,6 +33,7 @@ class TextHandle(Handle):
 
     name: ClassVar[str] = "text"
     needs: ClassVar[frozenset[str]] = frozenset({"ids", "adapter"})
+    reads: ClassVar[Scope] = "passage"
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder

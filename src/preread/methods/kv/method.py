@@ -29,6 +29,10 @@ from preread.nn.hf import Decoder
 from preread.nn.observed import observe
 
 
+SIDE_BY_SIDE = 18
+"""Passages at once that questions were answered from as well as from fewer; from 201 they were not (docs/log.md)."""
+
+
 @dataclass(frozen=True)
 class Kv(Method):
     """How passages are thinned.
@@ -70,6 +74,7 @@ class KvHandle(Handle):
 
     name: ClassVar[str] = "kv"
     needs: ClassVar[frozenset[str]] = frozenset({"ids", "kv", "adapter"})
+    reads: ClassVar[Scope] = "passage"
 
     def __init__(self, method: Kv, decoder: Decoder) -> None:
         self.method, self.decoder = method, decoder
@@ -83,6 +88,12 @@ class KvHandle(Handle):
     def scopes(self) -> tuple[Scope, ...]:
         """Passages: each is read on its own."""
         return ("passage",)
+
+    def caveats(self, memories: Sequence[Memory]) -> tuple[str, ...]:
+        """That passages are more than are known to be heard beside one another."""
+        if len(memories) <= SIDE_BY_SIDE:
+            return ()
+        return (f"{len(memories)} passages side by side may drown each other out (tried: up to {SIDE_BY_SIDE})",)
 
     def producer(self, scope: Scope) -> Producer:  # noqa: ARG002 the same for every scope
         """Bound to the decoder, the ratio, and the beginning of the chat template that every passage is read behind."""

@@ -100,6 +100,7 @@ class LlocoHandle(Handle):
 
     name: ClassVar[str] = "lloco"
     needs: ClassVar[frozenset[str]] = frozenset({"ids", "embeds", "adapter"})
+    reads: ClassVar[Scope] = "document"
 
     def __init__(self, method: Lloco, decoder: Decoder, compressor: Compressor) -> None:
         self.method, self.decoder, self.compressor = method, decoder, compressor
