@@ -28,7 +28,6 @@ from preread.nn.cpu import require_weighted
 from preread.nn.hf import Decoder
 from preread.nn.observed import observe
 
-
 SIDE_BY_SIDE = 18
 """Passages at once that questions were answered from as well as from fewer; from 201 they were not (docs/log.md)."""
 
