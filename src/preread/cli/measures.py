@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -133,7 +133,9 @@ def memory(
     table = [{**asdict(r), "share": r.share, "other_share": r.other_share} for r in rows]
     if out is not None:
         command = shlex.join(["preread", *sys.argv[1:]])
-        write(out, table, f"{method} on {decoder.name}, {decoder.note}", str(compressor or "as shipped"), command, at)
+        trained = any(field.name == "compressor" for field in fields(known(method)))
+        weights = str(compressor or "as shipped") if trained else "none: nothing is trained"
+        write(out, table, f"{method} on {decoder.name}, {decoder.note}", weights, command, at)
     emit(table, json_, render.recoveries)
 
 
