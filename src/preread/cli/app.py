@@ -69,7 +69,7 @@ AnyCollectionOption = Annotated[
         autocompletion=completion.collections,
     ),
 ]
-ModeOption = Annotated[str | None, typer.Option(help="document or passages; by default what the memory allows.")]
+ModeOption = Annotated[str | None, typer.Option(help="document or passages; by default what suits the method.")]
 PassagesOption = Annotated[int, typer.Option(help="Passages to cite, and to read in mode passages.")]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="No answer where the documents do not seem to hold one; exit code 3.")
@@ -78,7 +78,9 @@ MaxTokensOption = Annotated[int, typer.Option(help="Most tokens of the answer.")
 MethodOption = Annotated[
     str | None,
     typer.Option(
-        "--method", help="Who reads the documents; by default as the collection.", autocompletion=completion.methods
+        "--method",
+        help=f"Who reads the documents ({', '.join(completion.methods(''))}); by default as the collection.",
+        autocompletion=completion.methods,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, a line a result.")]
