@@ -21,7 +21,7 @@ from preread.library import Collection, Library
 
 ASSETS = Path(__file__).parent / "assets" / "demo"
 BOOK = ASSETS / "the-call-of-the-wild.txt"
-METHODS_SHOWN = ("text", "lloco")
+METHODS_SHOWN = ("text", "kv", "lloco")
 
 
 @dataclass(frozen=True, slots=True)

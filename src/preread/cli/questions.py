@@ -107,7 +107,7 @@ def demo_(
     folder: Annotated[Path | None, typer.Option(help="Library of the demo.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Learn a shipped book, study it, and ask it three questions by two methods, side by side.
+    """Learn a shipped book, study it, and ask it three questions by every method, side by side.
 
     Example: preread demo
     """
