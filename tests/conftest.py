@@ -21,11 +21,11 @@ from transformers import (
     Qwen2Config,
 )
 
+from preread.collection.settings import Settings
 from preread.core.types import Sampling
 from preread.library import Library
 from preread.models.fingerprint import fingerprint
 from preread.nn.hf import Decoder
-from preread.settings import Settings
 
 Family = Literal["llama", "qwen2", "gemma"]
 MakeDecoder = Callable[..., Decoder]

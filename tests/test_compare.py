@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 import pytest
 
 from preread import compare as module
+from preread.collection.settings import Settings
 from preread.compare import Column, compare
 from preread.core.answer import Answer, Citation, DocumentRead, Extent, Usage
 from preread.core.errors import UnsupportedModel, UsageError
 from preread.core.types import Sampling
 from preread.methods import METHODS
 from preread.page import page
-from preread.settings import Settings
 
 SHORT = Sampling(max_tokens=4)
 QUESTION = "What met storm number 35?"
@@ -85,7 +85,7 @@ def test_a_method_that_cannot_answer_says_why_and_stops_no_other(collection, log
             raise UnsupportedModel("another decoder", "this one", "Nothing was attached.", "Choose another.")
 
     collection.add(log)
-    monkeypatch.setattr("preread.settings.METHODS", {**METHODS, "unable": Unable})
+    monkeypatch.setattr("preread.collection.settings.METHODS", {**METHODS, "unable": Unable})
     monkeypatch.setattr(module, "METHODS", {"unable": Unable, "text": METHODS["text"]})
     monkeypatch.setattr(
         collection,

@@ -8,10 +8,10 @@ import pytest
 
 from preread import demo as module
 from preread import render
+from preread.collection.lessons import StudyConfig
 from preread.data.ingest import read
 from preread.data.passages import split
 from preread.demo import ASSETS, BOOK, demo
-from preread.lessons import StudyConfig
 from preread.nn.lora import LoraConfig
 from preread.training.loop import TrainingConfig
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from preread.context import best_passages
+from preread.collection.context import best_passages
+from preread.collection.memories import BEFORE_A_PAUSE, Memories
+from preread.collection.settings import Settings
 from preread.core.errors import FingerprintMismatch, IntegrityError, UnreadableDocument, UsageError, WindowExceeded
 from preread.core.types import Sampling
-from preread.memories import BEFORE_A_PAUSE, Memories
 from preread.methods.lloco.compressor import Trained
 from preread.methods.lloco.method import LlocoHandle
 from preread.nn.hf import INSTRUCTION
-from preread.settings import Settings
 
 from .conftest import SETTINGS, SHORT, story
 

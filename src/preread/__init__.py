@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from preread.collection.lessons import StudyConfig
+    from preread.collection.settings import Settings
     from preread.core.answer import Answer, Citation, Usage
     from preread.core.errors import PrereadError
     from preread.core.types import Document, Passage, Sampling, Turn
-    from preread.lessons import StudyConfig
     from preread.library import Collection, Library
     from preread.models.loading import load
-    from preread.settings import Settings
 
 # transformers imports torchao wherever it is installed, and torchao then names each of its GPU kernels that this
 # machine does not have: nothing that a user of ours could act on.
@@ -32,8 +32,8 @@ _WHERE = {
     "Passage": "preread.core.types",
     "PrereadError": "preread.core.errors",
     "Sampling": "preread.core.types",
-    "Settings": "preread.settings",
-    "StudyConfig": "preread.lessons",
+    "Settings": "preread.collection.settings",
+    "StudyConfig": "preread.collection.lessons",
     "Turn": "preread.core.types",
     "Usage": "preread.core.answer",
     "load": "preread.models.loading",

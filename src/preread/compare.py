@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from preread.context import Mode
+from preread.collection.context import Mode
+from preread.collection.memories import Memories
 from preread.core.answer import Answer
 from preread.core.errors import PrereadError
 from preread.core.progress import progress
 from preread.core.provenance import commit, device
 from preread.core.types import Passage, Sampling, Scope
 from preread.library import Collection
-from preread.memories import Memories
 from preread.methods import METHODS
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preread.collection.intake import Added
+from preread.collection.lessons import Studied, StudyConfig
 from preread.core.answer import Answer
 from preread.core.paths import data_home
 from preread.core.types import Sampling
-from preread.intake import Added
-from preread.lessons import Studied, StudyConfig
 from preread.library import Collection, Library
 
 ASSETS = Path(__file__).parent / "assets" / "demo"

@@ -16,9 +16,13 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
-from preread.adapters import CollectionAdapters
-from preread.asking import ask, ask_library
-from preread.context import Mode
+from preread.collection.adapters import CollectionAdapters
+from preread.collection.asking import ask, ask_library
+from preread.collection.context import Mode
+from preread.collection.intake import Added, source_of
+from preread.collection.lessons import Studied, StudyConfig, study
+from preread.collection.settings import Settings, expect_name, known
+from preread.collection.sync import OnAdded, OnFailed, Synced, add, sync
 from preread.core.answer import Answer
 from preread.core.config import build
 from preread.core.errors import UsageError
@@ -28,17 +32,13 @@ from preread.core.types import Sampling, Turn
 from preread.data.questions import Question
 from preread.engines.base import Engine
 from preread.engines.local import LocalEngine
-from preread.intake import Added, source_of
-from preread.lessons import Studied, StudyConfig, study
 from preread.models.loading import load
 from preread.nn.hf import Decoder
 from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
-from preread.settings import Settings, expect_name, known
 from preread.store.receipt import Receipt
 from preread.store.rows import Entry
 from preread.store.store import Store
-from preread.sync import OnAdded, OnFailed, Synced, add, sync
 
 WAIT_S = 600.0
 """Seconds that a write waits for another writer: about as long as a large document takes."""

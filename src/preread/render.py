@@ -10,16 +10,16 @@ from preread.core.answer import Answer, Citation, Extent
 from preread.core.paths import in_one_line
 
 if TYPE_CHECKING:
+    from preread.collection.intake import Added
+    from preread.collection.lessons import Studied
+    from preread.collection.states import Status
+    from preread.collection.sync import Synced
     from preread.compare import Comparison
     from preread.core.defaults import Chosen
     from preread.demo import Asked, Demo
     from preread.doctor import Finding
-    from preread.intake import Added
-    from preread.lessons import Studied
     from preread.models.loading import Fetched
-    from preread.states import Status
     from preread.store.receipt import Receipt
-    from preread.sync import Synced
 
 WIDTH = 100
 BEGINNING = 60

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from preread.settings import Settings
+from preread.collection.settings import Settings
 
 
 def test_add_ask_list_show_forget(run, log):

@@ -18,10 +18,10 @@ import typer
 
 from preread import cli
 from preread.cli import completion
+from preread.collection.settings import Settings
 from preread.core import errors
 from preread.core.defaults import KEYS
 from preread.methods import METHODS
-from preread.settings import Settings
 
 CLICK = typer.main.get_command(cli.app)
 LEAVES = {

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from preread.collection.lessons import StudyConfig
 from preread.core.config import build, dump, load
 from preread.core.errors import UsageError
-from preread.lessons import StudyConfig
 from preread.methods.lloco.method import Lloco
 from preread.recipes import Recipe
 from preread.training.loop import TrainingConfig

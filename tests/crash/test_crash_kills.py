@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from preread.collection.memories import Memories
+from preread.collection.states import statuses
 from preread.library import Library
-from preread.memories import Memories
-from preread.states import statuses
 
 ROOT = Path(__file__).parents[1]
 WRITER = runpy.run_path(str(Path(__file__).with_name("writer.py")))

@@ -29,12 +29,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from preread.collection.memories import Memories
+from preread.collection.settings import Settings
+from preread.collection.states import statuses
 from preread.core.errors import UsageError
 from preread.core.types import Passage
 from preread.library import Collection, Library
-from preread.memories import Memories
-from preread.settings import Settings
-from preread.states import statuses
 from preread.store.rows import text_key
 
 RUNS = int(os.environ.get("PREREAD_MACHINE_RUNS", "100"))

@@ -23,9 +23,9 @@ import warnings
 from pathlib import Path
 
 PHASES = {
-    "read": "preread.intake:read",
+    "read": "preread.collection.intake:read",
     "embed": "preread.retrieval.retriever:Retriever.vectors",
-    "compress": "preread.memories:Memories.make",
+    "compress": "preread.collection.memories:Memories.make",
     "payloads": "preread.store.payloads:Payloads.put",
     "records": "preread.store.jobs:Jobs.settle",
     "commit": "preread.store.passages:PassageTable.replace",
@@ -33,9 +33,9 @@ PHASES = {
     "discard": "preread.store.payloads:Payloads.remove",
     "list": "preread.store.catalog:Catalog.write",
     "settings": "preread.store.folder:Folder.configure",
-    "teach": "preread.lessons:train",
-    "publish": "preread.adapters:CollectionAdapters.publish",
-    "forget adapters": "preread.adapters:CollectionAdapters.forget",
+    "teach": "preread.collection.lessons:train",
+    "publish": "preread.collection.adapters:CollectionAdapters.publish",
+    "forget adapters": "preread.collection.adapters:CollectionAdapters.forget",
     "forget rows": "preread.store.passages:PassageTable.delete",
     "scrub": "preread.store.passages:PassageTable.scrub",
     "forget payloads": "preread.store.payloads:Payloads.keep_only",
@@ -101,8 +101,8 @@ def tell(**what) -> None:
 def operate(round_: dict, decoder, conftest: dict) -> None:
     """Operations of one round, in an order that its seed decides, until somebody kills us."""
     from preread import library
-    from preread.lessons import StudyConfig
-    from preread.settings import Settings
+    from preread.collection.lessons import StudyConfig
+    from preread.collection.settings import Settings
     from preread.training.loop import TrainingConfig
 
     library.load, library.Embedder = lambda name: decoder, conftest["WordCounts"]
@@ -170,8 +170,6 @@ def main() -> None:
     import pyarrow  # noqa: F401
     import torch
 
-    import preread.library
-    import preread.sync  # noqa: F401
     from preread.models.loading import load
 
     torch.set_num_threads(1)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from preread.collection.states import statuses, unlearned
 from preread.core.errors import IntegrityError, ResourceError
 from preread.core.types import sha256
-from preread.states import statuses, unlearned
 from preread.store.jobs import Jobs, Seen
 from preread.store.store import Store
 

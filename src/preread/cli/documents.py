@@ -22,7 +22,7 @@ from preread.cli.app import (
 from preread.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from preread.settings import Settings
+    from preread.collection.settings import Settings
 
 DECIDED = ("model", "method", "ratio", "segments")
 """What is decided once for a collection."""
@@ -97,7 +97,7 @@ def list_(
     Example: preread list
     """
     from preread import render
-    from preread.states import statuses
+    from preread.collection.states import statuses
     from preread.store.store import Store
 
     found = statuses(Store(_library(library)), only)
@@ -149,7 +149,7 @@ def forget(
 
 def _settings(context: typer.Context, model: str | None, method: str | None, options: dict[str, Any]) -> Settings:
     """Settings of a new collection; a configured option that the method does not have is for other methods."""
-    from preread.settings import Settings, known
+    from preread.collection.settings import Settings, known
 
     bare = Settings()
     has = known(method or bare.method).__dataclass_fields__

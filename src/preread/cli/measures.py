@@ -121,10 +121,10 @@ def memory(
     """
     from preread import render
     from preread.bench.recovery import exams, recovery, write
+    from preread.collection.settings import known
     from preread.core.config import build
     from preread.core.provenance import commit
     from preread.models.loading import load
-    from preread.settings import known
 
     at = commit()  # before anything runs: the tree may change meanwhile
     decoder, chosen = load(model), exams(data, documents, questions, characters)

@@ -44,9 +44,9 @@ def study_(
     Example: preread study --collection work --steps 200
     """
     from preread import render
+    from preread.collection.lessons import StudyConfig
     from preread.core.config import build
     from preread.data.questions import read
-    from preread.lessons import StudyConfig
 
     short = {"training.minutes": minutes, "training.steps": steps}
     overrides = [f"{key}={value}" for key, value in short.items() if value is not None] + (set_ or [])
@@ -112,9 +112,9 @@ def demo_(
     Example: preread demo
     """
     from preread import render
+    from preread.collection.lessons import StudyConfig
     from preread.core.config import build
     from preread.demo import demo
-    from preread.lessons import StudyConfig
 
     config = build(StudyConfig, {}, [f"training.steps={steps}"])
     emit(demo(config, say, folder), json_, render.demo)

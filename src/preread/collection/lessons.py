@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from preread.adapters import Record
-from preread.context import positions, whole_document
+from preread.collection.adapters import Record
+from preread.collection.context import positions, whole_document
+from preread.collection.memories import Memories
 from preread.core.config import build
 from preread.core.errors import PrereadError, UsageError
 from preread.core.method import Handle, Objective
 from preread.core.progress import progress
 from preread.core.types import Lesson, Passage, sha256
 from preread.data.questions import Question, from_template
-from preread.memories import Memories
 from preread.nn.lora import Lora, LoraConfig, digest
 from preread.training.loop import Outcome, TrainingConfig, train
 

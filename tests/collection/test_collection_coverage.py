@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
+from preread.collection.coverage import places
 from preread.core.types import Document, Mark
-from preread.coverage import places
 
 PAGES = Document(
     "a", "a", "".join(f"{i}" * 10 for i in range(1, 8)), tuple(Mark(10 * (i - 1), "page", str(i)) for i in range(1, 8))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from preread.collection.stamps import stamp
 from preread.core.errors import UnreadableDocument
 from preread.data.ingest import fingerprint
-from preread.stamps import stamp
 from preread.store.jobs import Seen, Work
 from preread.store.rows import Entry
 from preread.store.store import Store

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from preread.collection.settings import Settings
 from preread.core.errors import UsageError
 from preread.methods import METHODS
-from preread.settings import Settings
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"text"}))

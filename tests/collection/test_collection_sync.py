@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from preread.collection.memories import BEFORE_A_PAUSE
+from preread.collection.settings import Settings
+from preread.collection.states import statuses
 from preread.core.errors import Interrupted, UnreadableDocument
 from preread.library import Library
-from preread.memories import BEFORE_A_PAUSE
 from preread.methods.lloco.method import LlocoHandle
-from preread.settings import Settings
-from preread.states import statuses
 
-from .conftest import SETTINGS, story
+from ..conftest import SETTINGS, story
 
 
 @pytest.fixture

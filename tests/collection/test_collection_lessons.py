@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import pytest
 
+from preread.collection.lessons import HELD_OUT, Lessons, StudyConfig
+from preread.collection.memories import Memories
 from preread.core.errors import IntegrityError, PrereadError, UnreadableDocument, UsageError
 from preread.data.questions import Question, from_template, read, what_follows, what_is_missing
-from preread.lessons import HELD_OUT, Lessons, StudyConfig
-from preread.memories import Memories
 from preread.nn.answering import AnswerObjective
 from preread.nn.lora import LoraConfig
 from preread.training.loop import TrainingConfig
 
-from .conftest import SETTINGS, SHORT
+from ..conftest import SETTINGS, SHORT
 
 CONFIG = StudyConfig(
     lora=LoraConfig(rank=4, dropout=0.0), training=TrainingConfig(steps=25, learning_rate=0.02), most_passages=2

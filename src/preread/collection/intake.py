@@ -11,17 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from preread.context import positions, whole_document
+from preread.collection.context import positions, whole_document
+from preread.collection.memories import Memories
+from preread.collection.settings import Settings
+from preread.collection.stamps import stamp
+from preread.collection.states import is_address, same_file
 from preread.core.config import build
 from preread.core.errors import Interrupted, UnreadableDocument, UsageError
 from preread.core.types import Passage, sha256
 from preread.data.ingest import expect_unicode, fingerprint, read
 from preread.data.language import warn_of_language
 from preread.data.passages import split
-from preread.memories import Memories
-from preread.settings import Settings
-from preread.stamps import stamp
-from preread.states import is_address, same_file
 from preread.store.jobs import Job, Seen
 from preread.store.rows import Entry, text_key
 

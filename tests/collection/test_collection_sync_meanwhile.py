@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from preread.collection.intake import Intake
 from preread.core.errors import UnreadableDocument
-from preread.intake import Intake
 
-from .conftest import story
+from ..conftest import story
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from preread.collection.memories import Memories
 from preread.core.errors import WindowExceeded
 from preread.core.memory import Memory
 from preread.core.types import Hit, Passage
-from preread.memories import Memories
 
 Mode = Literal["document", "passages"]
 MOST_PASSAGES = 200

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import pytest
 
-from preread.settings import Settings
-from preread.stamps import stamp
+from preread.collection.settings import Settings
+from preread.collection.stamps import stamp
 
 
 def of(model: object, **options: object) -> str | None:

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from preread.collection.intake import Added, Intake, interrupted, source_of
+from preread.collection.states import is_address
 from preread.core.errors import Interrupted, UnreadableDocument
 from preread.core.paths import in_one_line
 from preread.core.progress import progress
 from preread.core.stopping import deferred_interrupt
 from preread.data.folders import survey
-from preread.intake import Added, Intake, interrupted, source_of
-from preread.states import is_address
 from preread.store.jobs import Job
 
 if TYPE_CHECKING:

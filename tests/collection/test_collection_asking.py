@@ -7,13 +7,13 @@ import json
 import pytest
 
 from preread import render
+from preread.collection.memories import Memories
+from preread.collection.settings import Settings
 from preread.core.errors import UsageError
 from preread.core.types import Sampling, Turn
-from preread.memories import Memories
 from preread.retrieval.relevance import calibration
-from preread.settings import Settings
 
-from .conftest import SETTINGS, SHORT, story
+from ..conftest import SETTINGS, SHORT, story
 
 HELD = "What met the storm number 35 on day 5?"
 NOT_HELD = "Which enzyme splits lactose?"

@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from preread.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
+from preread.collection.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
+from preread.collection.coverage import coverage
+from preread.collection.memories import Memories
+from preread.collection.settings import known
+from preread.collection.states import unlearned
 from preread.core.answer import Answer, Citation, Usage
 from preread.core.errors import UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle
 from preread.core.types import Hit, Passage, Prompt, Sampling, Turn
-from preread.coverage import coverage
 from preread.data.language import warn_of_language
 from preread.engines.base import Event, check
-from preread.memories import Memories
 from preread.nn.hf import INSTRUCTION
 from preread.retrieval.retriever import Found
 from preread.retrieval.router import route
-from preread.settings import known
-from preread.states import unlearned
 
 if TYPE_CHECKING:
     from preread.library import Collection, Library
