@@ -82,4 +82,4 @@ def test_published_figures_are_lines_in_the_shape_of_the_scoreboard(tmp_path: Pa
     }  # fmt: skip
     keys = ["id", "value", "low", "high", "unit", "n", "recipe", "command", "commit", "device", "date", "note"]
     assert sorted(lines[0]) == sorted(keys)
-    assert "threads" in lines[0]["device"]
+    assert "thread" in lines[0]["device"]
