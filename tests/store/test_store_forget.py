@@ -33,6 +33,23 @@ def test_nothing_of_a_forgotten_document_is_left(store: Store, add_to, traces) -
     assert len(store.matching("c", "lamp", 99)) == len(store.passages("c", "crowd")) == len(crowd)
 
 
+@pytest.mark.parametrize("clean", ["forget", "optimize"])
+def test_what_a_killed_writer_had_begun_to_write_goes(store: Store, add_to, traces, clean) -> None:
+    """Lance writes a file under a name of its own before it counts, and never looks for it again."""
+    document = add_to(store, "c", "a", [f"First {CANARY}."])
+    (table,) = store.path.glob("*.lance")
+    whole = next(file for file in (table / "data").iterdir() if CANARY.encode() in file.read_bytes())
+    half = whole.with_name(passages_module.HALF_WRITTEN.replace("*", "Ab12"))
+    half.write_bytes(whole.read_bytes())
+    if clean == "forget":
+        store.forget("c", "a")
+        assert traces(store, CANARY) == traces(store, document.hash) == []
+    else:
+        store.optimize()
+        assert store.document("c", "a") == document
+    assert not half.exists()
+
+
 def test_older_versions_of_a_forgotten_document_go_too(store: Store, add_to, traces) -> None:
     add_to(store, "c", "a", [f"First {CANARY}."])
     add_to(store, "c", "a", ["Second."])

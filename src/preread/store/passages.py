@@ -29,6 +29,8 @@ INDEX_FROM = 50_000
 IVF_FLAT: built in 1.3 s for 100,000 rows, where IVF_HNSW_SQ took 41 s, answers in 13 ms with exact distances.
 """
 
+HALF_WRITTEN = ".tmp*"
+"""Names that Lance gives to files until they are whole; the only writer finds none but those of the dead."""
 _AT_ONCE = timedelta(milliseconds=1)
 _TRIES = 20
 
@@ -145,6 +147,7 @@ class PassageTable:
 
     def optimize(self) -> None:
         """Fold new rows into the indexes, merge small files and drop old versions."""
+        self._drop_half_written()
         if (table := self._table()) is not None:
             with room("the indexes"):
                 _index(table, anew=False)
@@ -155,12 +158,18 @@ class PassageTable:
 
         A deletion only masks rows, and an index keeps the words of rows that are gone: both are written anew.
         """
+        self._drop_half_written()
         if (table := self._table()) is not None:
             with room("the table without what was forgotten"):
                 table.update(where="true", values_sql={"place": "place"})
                 _index(table, anew=True)
                 _prune(table)
             self._settle()
+
+    def _drop_half_written(self) -> None:
+        """Remove what a killed writer had begun: Lance writes files aside, and its own cleaning does not know those."""
+        for file in list(self._files.rglob(HALF_WRITTEN)):
+            file.unlink(missing_ok=True)
 
     def _settle(self) -> None:
         """Have the commit outlast a power cut: Lance leaves it to the system when files reach the disk."""
