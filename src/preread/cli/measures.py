@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from preread.cli.app import JsonOption, SetOption, bench_app, emit, say, train_app
+
+if TYPE_CHECKING:
+    from preread.bench.figures import Figure
 
 
 @train_app.command()
@@ -65,16 +69,9 @@ def cpu(
 
     Example: preread bench cpu --out results/figures.jsonl
     """
-    from preread import render
-    from preread.bench.figures import publish
     from preread.bench.measure import cpu_figures
-    from preread.core.progress import progress
-    from preread.models.loading import load
 
-    with progress("measuring", repeats) as advance:
-        figures = cpu_figures(load("default", device="cpu"), seed, repeats, advance)
-    publish(figures, out)
-    emit([asdict(figure) for figure in figures], json_, render.figures)
+    _measure(cpu_figures, seed, repeats, out, json_)
 
 
 @bench_app.command()
@@ -88,16 +85,22 @@ def engine(
 
     Example: preread bench engine --out results/figures.jsonl
     """
-    from preread import render
     from preread.bench.engine import engine_figures
+
+    _measure(engine_figures, seed, repeats, out, json_)
+
+
+def _measure(figures_of: Callable[..., list[Figure]], seed: int, repeats: int, out: Path, as_json: bool) -> None:
+    """Take figures of the default decoder on this CPU, publish and print them."""
+    from preread import render
     from preread.bench.figures import publish
     from preread.core.progress import progress
     from preread.models.loading import load
 
     with progress("measuring", repeats) as advance:
-        figures = engine_figures(load("default", device="cpu"), seed, repeats, advance)
+        figures = figures_of(load("default", device="cpu"), seed, repeats, advance)
     publish(figures, out)
-    emit([asdict(figure) for figure in figures], json_, render.figures)
+    emit([asdict(figure) for figure in figures], as_json, render.figures)
 
 
 @bench_app.command()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from preread.core.errors import UsageError
 from preread.core.memory import Memory, Producer
 from preread.core.types import Passage, Prompt, Scope, Turn
 
@@ -132,3 +133,13 @@ class Method(ABC):
             FingerprintMismatch: the method's trained weights were made for another decoder.
             UnsupportedModel: the decoder's anatomy does not allow it.
         """
+
+
+def expect_ratio(ratio: float, remedy: str) -> None:
+    """Refuse a ratio that no memory can have.
+
+    Raises:
+        UsageError: it is below 1, infinite or no number.
+    """
+    if not 1 <= ratio < float("inf"):
+        raise UsageError("a ratio of at least 1", f"{ratio}", "Nothing was done.", remedy)

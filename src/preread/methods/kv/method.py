@@ -20,7 +20,7 @@ from torch import Tensor
 
 from preread.core.errors import UsageError, WindowExceeded
 from preread.core.memory import Memory, Producer
-from preread.core.method import Handle, Method, Objective
+from preread.core.method import Handle, Method, Objective, expect_ratio
 from preread.core.types import MEMORY, KeyValues, Passage, Prompt, Scope, Turn, sha256
 from preread.methods.kv.selection import select
 from preread.nn.answering import adapter_objective
@@ -47,13 +47,7 @@ class Kv(Method):
     match: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.ratio < float("inf"):
-            raise UsageError(
-                expected="a ratio of at least 1",
-                got=f"{self.ratio}",
-                consequence="Nothing was done.",
-                remedy="Choose 2 to 50 tokens for each kept position.",
-            )
+        expect_ratio(self.ratio, "Choose 2 to 50 tokens for each kept position.")
 
     def attach(self, decoder: Decoder) -> KvHandle:
         """Bind to a decoder; nothing is attached to it.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from preread.core.errors import BeyondTraining, UsageError
 from preread.core.memory import Memory, Producer
-from preread.core.method import Handle, Method, Objective
+from preread.core.method import Handle, Method, Objective, expect_ratio
 from preread.core.paths import compressors_home
 from preread.core.types import MEMORY, Passage, Prompt, Scope, Turn, sha256
 from preread.methods.lloco.compressor import Compressor, CompressorConfig, damaged
@@ -73,13 +73,7 @@ class Lloco(Method):
     shape: CompressorConfig = CompressorConfig()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.ratio < float("inf"):
-            raise UsageError(
-                expected="a ratio of at least 1",
-                got=f"{self.ratio}",
-                consequence="Nothing was done.",
-                remedy="Choose 4 to 32 tokens for each summary embedding.",
-            )
+        expect_ratio(self.ratio, "Choose 4 to 32 tokens for each summary embedding.")
 
     def attach(self, decoder: Decoder) -> LlocoHandle:
         """Load or make the compressor and hang its LoRA on the decoder."""
