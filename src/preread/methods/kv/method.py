@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preread.core.errors import UsageError, WindowExceeded
+from preread.core.errors import WindowExceeded
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective, expect_ratio
 from preread.core.types import MEMORY, KeyValues, Passage, Prompt, Scope, Turn, sha256
