@@ -29,7 +29,7 @@ from preread.nn.hf import Decoder
 from preread.nn.observed import observe
 
 SIDE_BY_SIDE = 18
-"""Passages at once that questions were answered from as well as from fewer; from 201 they were not (docs/log.md)."""
+"""Most passages at once that were tried and still told the decoder nearly what the best five do (docs/log.md)."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ P = softmax(s Q K^T) over the passage alone, where s is the decoder's own scale 
 with the largest root mean square of their column of P (Zweiger et al., Fast KV Compaction via Attention Matching,
 arXiv 2602.16284, section 3.3) times the squared norm of their value (ours: a key that is heard but says little can go).
 
-`matched` then fits, as the paper does, a weight w >= 0 for each kept key so that the kept ones have the mass of all
-(equation 4, nonnegative least squares), and new values so that attention to the kept ones gives what attention to all
-gave (equation 5, least squares). Where we differ: the reference queries are those of the passage's own tokens, not of a
-repetition of it, and the fit of values is drawn towards the kept values.
+With `match` it then fits, as the paper does, a weight w >= 0 for each kept key so that the kept ones have the mass of
+all (equation 4, nonnegative least squares), and new values so that attention to the kept ones gives what attention to
+all gave (equation 5, least squares). Where we differ: the reference queries are those of the passage's own tokens, not
+of a repetition of it, and the fit of values is drawn towards the kept values.
 """
 
 from __future__ import annotations
