@@ -1,0 +1,38 @@
+"""No model is judged on what it was trained on: manifests say which documents that was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from preread.core.errors import UsageError
+from preread.core.types import sha256
+from preread.eval.answerer import Answerer
+from preread.eval.case import Case, Unit
+from preread.eval.kit import Kit
+from preread.eval.task import Task
+
+
+def text_hash(text: str) -> str:
+    """What a manifest names a document by: hash of its text alone, whatever file or title it came with."""
+    return sha256(" ".join(text.split()))[:16]
+
+
+def refuse_leaks(kit: Kit, task: Task, answerer: Answerer, units: Sequence[Unit]) -> None:
+    """See that an answerer's weights have not seen a document of a task.
+
+    Raises:
+        UsageError: they have.
+    """
+    seen = answerer.trained_on(kit)
+    leaked = [unit.id for unit in units if seen and _hash(unit) in seen]
+    if leaked:
+        raise UsageError(
+            expected=f"documents of {task.label} that {answerer.label} was not trained on",
+            got=f"{len(leaked)} of {len(units)} that it was, such as {leaked[0]}",
+            consequence="Nothing was judged.",
+            remedy="Judge it on documents that its manifest does not name, or train another on other documents.",
+        )
+
+
+def _hash(unit: Unit) -> str:
+    return text_hash(unit.document.text) if isinstance(unit, Case) else unit.document

@@ -1,0 +1,46 @@
+"""The most memory that a block of code takes above what was there before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+EVERY_S = 0.05
+
+
+@dataclass
+class Peak:
+    """Bytes above those at the beginning; final once the block has ended."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def peak(device: torch.device) -> Iterator[Peak]:
+    """The device's allocated memory where there is a GPU, else the process's resident memory, looked at now and then."""
+    found = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield found
+        found.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    process, done = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+
+    def look() -> None:
+        while not done.wait(EVERY_S):
+            found.bytes = max(found.bytes, process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()

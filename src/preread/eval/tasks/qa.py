@@ -1,0 +1,154 @@
+"""Question sets: files of JSON lines, a document each with its questions (`docs/evaluation.md` has the format)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from preread.core.errors import UsageError
+from preread.core.types import Document
+from preread.data.corpora import records
+from preread.eval.case import Case, Item
+from preread.eval.evidence import evidence
+from preread.eval.kit import Kit
+from preread.eval.metrics import score
+from preread.eval.task import Group, QuestionTask
+
+SHORT = "Answer in a few words."
+NO_ANSWER = 'Answer in a few words, or "unanswerable" if the text does not say.'
+SUFFIXES = (".jsonl.gz", ".jsonl.xz", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a question set is asked and judged.
+
+    Args:
+        group: which sets it is reported with.
+        metrics: of written answers, the headline first.
+        max_tokens: of an answer.
+        ask: what is put behind the question, the same for every answerer.
+    """
+
+    group: Group
+    metrics: tuple[str, ...]
+    max_tokens: int
+    ask: str = ""
+
+
+ANSWER = Style("single document", ("f1", "em"), 32, SHORT)
+MAYBE = Style("single document", ("f1", "em"), 32, NO_ANSWER)
+SUMMARY = Style("summarisation", ("rouge", "rouge1", "rouge2", "rougeL"), 160)
+CHOICE = Style("single document", ("accuracy",), 0)
+HOPS = Style("several documents", ("f1", "em"), 32, SHORT)
+
+STYLES: Mapping[str, Style] = {
+    "qmsum": SUMMARY,
+    "squality": SUMMARY,
+    "fairytaleqa": ANSWER,
+    "timeqa": MAYBE,
+    "narrativeqa_literary": ANSWER,
+    "hotpotqa_distractor": HOPS,
+    "squad2_articles": MAYBE,
+    "qasper_subset": ANSWER,
+    "leval_quality": CHOICE,
+    "leval_legal_contract_qa": ANSWER,
+    "leval_natural_question": ANSWER,
+    "leval_multidoc_qa": Style("several documents", ("f1", "em"), 64),
+    "leval_scientific_qa": ANSWER,
+    "leval_gov_report_summ": SUMMARY,
+    "leval_patent_summ": SUMMARY,
+    "nq_oracle": ANSWER,
+}
+"""By name of the set; any other is judged as `ANSWER`, or `CHOICE` where its questions have choices."""
+
+
+@dataclass(frozen=True)
+class Qa(QuestionTask):
+    """Questions about whole documents.
+
+    Args:
+        set: name of the question set, or a path of a file in its format.
+        split: `test`, or another part where settings are chosen.
+        documents: most documents, in the order of a shuffle that depends on their ids alone; None takes all.
+        questions: most questions of a document, drawn likewise; None takes all.
+    """
+
+    set: str
+    split: str = "test"
+    documents: int | None = None
+    questions: int | None = None
+    kind: ClassVar[str] = "qa"
+
+    @property
+    def style(self) -> Style:
+        """How the set is asked and judged."""
+        return STYLES.get(self.set, ANSWER)
+
+    @property
+    def label(self) -> str:
+        """As tables name it."""
+        return Path(self.set).name.split(".")[0] + ("" if self.split == "test" else f" ({self.split})")
+
+    @property
+    def group(self) -> Group:
+        """The set's."""
+        return self.style.group
+
+    @property
+    def headline(self) -> str:
+        """The set's first metric."""
+        return self.style.metrics[0]
+
+    @property
+    def max_tokens(self) -> int:
+        """The set's."""
+        return self.style.max_tokens
+
+    def units(self, kit: Kit) -> Sequence[Case]:
+        """The first documents of the shuffle, each with the first of its questions."""
+        found = sorted(records(question_file(kit.data, self.set, self.split)), key=lambda row: _draw(row["doc_id"]))
+        cases = [self._case(row) for row in found[: self.documents]]
+        return [case for case in cases if case.items]
+
+    def score(self, item: Item, answer: str) -> Mapping[str, float]:
+        """The set's metrics."""
+        return {name: score(name, answer, item.answers) for name in self.style.metrics}
+
+    def _case(self, row: Mapping[str, Any]) -> Case:
+        document = Document(row["doc_id"], row.get("title") or row["doc_id"], row["text"])
+        found = evidence(self.set, row)
+        asked = sorted(enumerate(row["questions"]), key=lambda pair: _draw(str(pair[1]["id"])))[: self.questions]
+        items = [self._item(row["questions"][i], found[i]) for i, _ in sorted(asked, key=lambda pair: pair[0])]
+        return Case(row["doc_id"], document, tuple(items))
+
+    def _item(self, asked: Mapping[str, Any], spans: tuple[tuple[int, int], ...]) -> Item:
+        question = f"{asked['question']} {self.style.ask}".strip()
+        answers, choices = tuple(asked["answers"]), tuple(asked.get("choices", ()))
+        return Item(str(asked["id"]), question, answers, choices, asked.get("gold_choice"), spans)
+
+
+def question_file(data: Path, name: str, split: str) -> Path:
+    """The file of a question set's split: in `qa/` of the data, in the data itself, or the path that is named.
+
+    Raises:
+        UsageError: there is none.
+    """
+    places = [Path(name), *(folder / f"{name}.{split}{end}" for folder in (data / "qa", data) for end in SUFFIXES)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UsageError(
+        expected=f"a question set {name!r} with a split {split!r} in {data}",
+        got="no such file",
+        consequence="Nothing was judged.",
+        remedy="Point --data at the folder that holds qa/, or name a file.",
+    )
+
+
+def _draw(name: str) -> float:
+    """A number that depends on a name alone, so that a subsample is the same on every machine."""
+    return random.Random(name).random()  # noqa: S311 no secret depends on it
