@@ -1,0 +1,53 @@
+"""How far a mean could be off, had other documents been drawn: the percentile bootstrap over documents.
+
+Questions of one document rise and fall together, so documents are drawn again, each with everything it holds
+(Efron and Tibshirani 1993, chapters 8 and 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+LEVEL = 0.95
+DRAWS = 2000
+
+Interval = tuple[float, float, float]
+"""Value, lower end, upper end. The ends are infinite where the documents do not bound it."""
+
+
+def interval(units: Mapping[str, Sequence[tuple[float, float]]], draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Weighted mean over all records, with its interval.
+
+    Args:
+        units: (value, weight) of every record, by the document that it belongs to.
+        draws: how often as many documents as there are are drawn again.
+        seed: of the draws.
+    """
+    sums = {name: [(value * weight, weight) for value, weight in records] for name, records in units.items()}
+    return ratio_interval(sums, draws, seed)
+
+
+def ratio_interval(units: Mapping[str, Sequence[tuple[float, float]]], draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Sum of all numerators over the sum of all denominators, with its interval, such as the share of a gap.
+
+    One document alone says nothing of others, and a ratio is not bounded where the denominators of a draw do not sum
+    to more than 0: the ends are infinite then. The value is NaN where those of all records do not.
+
+    Args:
+        units: (numerator, denominator) of every record, by the document that it belongs to.
+        draws: as `interval`.
+        seed: as `interval`.
+    """
+    sums = np.array([np.sum(records, axis=0) for records in units.values() if len(records)]).reshape(-1, 2)
+    top, bottom = sums.sum(axis=0)
+    value = float(top / bottom) if bottom > 0 else np.nan
+    if len(sums) < 2 or not bottom > 0:
+        return value, -np.inf, np.inf
+    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    tops, bottoms = (times @ sums).T
+    if bottoms.min() <= 0:
+        return value, -np.inf, np.inf
+    low, high = np.quantile(tops / bottoms, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return value, float(low), float(high)
