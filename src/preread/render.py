@@ -184,6 +184,30 @@ def recoveries(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([head, *lines])
 
 
+def evaluation(found: Mapping[str, Any]) -> str:
+    """The tables of `eval`."""
+    return "\n\n".join("\n".join(_evaluated(task)) for task in found["tasks"])
+
+
+def _evaluated(task: Mapping[str, Any]) -> list[str]:
+    width = max(len(row["answerer"]) for row in task["rows"])
+    counted = f"{task['label']}: {task['items']} items of {task['units']} documents"
+    head = f"{'':{width}} {task['headline']:>22} {'nll':>7} {'share of gap, %':>22} {'positions':>10}"
+    lines = [counted, head]
+    for row in task["rows"]:
+        values = row["metrics"]
+        nll = f"{values['nll']['value']:.3f}" if "nll" in values else ""
+        shown = f"{_between(values.get(task['headline'])):>22} {nll:>7} {_between(values.get('share')):>22}"
+        left_out = f"  ({row['unfit']['units']} left out: {row['unfit']['reason']})" if row["unfit"] else ""
+        lines.append(f"{row['answerer']:{width}} {shown} {row['positions']:>10,.0f}{left_out}")
+    return lines
+
+
+def _between(value: Mapping[str, float] | None) -> str:
+    """A mean with its interval."""
+    return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})" if value else ""
+
+
 def demo(result: Demo) -> str:
     """The demo's answers, side by side."""
     lines = (

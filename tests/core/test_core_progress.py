@@ -13,8 +13,20 @@ def test_large_and_broken_numbers_are_rounded_as_people_read_them(monkeypatch, c
         advance(2_000_000.62, note="big.txt")
         advance(0.2)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[1] == "adding, kB: 2,000,001 of 3,017,499 big.txt"
-    assert lines[2] == "adding, kB: 2,000,001 of 3,017,499"
+    assert lines[1] == "adding, kB: 2,000,001 of 3,017,499 (0:00:00 left) big.txt"
+    assert lines[2] == "adding, kB: 2,000,001 of 3,017,499 (0:00:00 left)"
+
+
+def test_the_time_left_is_that_of_the_pace_so_far(monkeypatch, capsys):
+    clock = iter([100.0, 160.0, 160.0, 220.0, 220.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress("judging", 10) as advance:
+        advance(2)
+        advance(2)
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "judging: 2 of 10 (0:04:00 left)",
+        "judging: 4 of 10 (0:03:00 left)",
+    ]
 
 
 def test_brackets_in_a_name_are_no_markup(monkeypatch):

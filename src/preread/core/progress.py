@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
@@ -23,7 +24,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(what: str, total: float | None) -> Iterator[Advance]:
-    """A bar with a count and the time left; where stderr is no terminal, a plain line every ten seconds."""
+    """A bar with a count and the time left; where stderr is no terminal, a plain line every ten seconds with the same."""
     if not sys.stderr.isatty():
         yield _plain(what, total)
         return
@@ -44,7 +45,8 @@ def progress(what: str, total: float | None) -> Iterator[Advance]:
 
 
 def _plain(what: str, total: float | None) -> Advance:
-    done, last = 0.0, time.monotonic()
+    done, start = 0.0, time.monotonic()
+    last = start
     sys.stderr.write(f"{what} ...\n")
 
     def advance(units: float = 1, note: str = "") -> None:
@@ -52,8 +54,14 @@ def _plain(what: str, total: float | None) -> Advance:
         done += units
         if time.monotonic() - last > SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            sys.stderr.write(
-                f"{what}: {done:,.0f}{'' if total is None else f' of {total:,.0f}'} {note}".rstrip() + "\n"
-            )
+            sys.stderr.write(" ".join(filter(None, [*_counted(what, done, total, last - start), note])) + "\n")
 
     return advance
+
+
+def _counted(what: str, done: float, total: float | None, seconds: float) -> list[str]:
+    """What is done of what, and how long the rest takes at the pace so far."""
+    if total is None:
+        return [f"{what}: {done:,.0f}"]
+    left = timedelta(seconds=round(seconds * (total - done) / done)) if 0 < done <= total else None
+    return [f"{what}: {done:,.0f} of {total:,.0f}", f"({left} left)" if left is not None else ""]

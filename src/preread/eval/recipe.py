@@ -33,13 +33,21 @@ class EvalRecipe:
     model: str = "default"
     what: str = ""
 
-    def chosen_tasks(self) -> list[Task]:
-        """The tasks, built.
+    def chosen_tasks(self, only: Sequence[str] | None = None) -> list[Task]:
+        """The tasks, built; `only` those of some labels, if given.
 
         Raises:
-            UsageError: an unknown kind or setting, none at all, or two of one label.
+            UsageError: an unknown kind, setting or label, none at all, or two of one label.
         """
-        return _chosen(TASKS, self.tasks, "task")
+        found = {task.label: task for task in _chosen(TASKS, self.tasks, "task")}
+        if unknown := [label for label in only or () if label not in found]:
+            raise UsageError(
+                expected=f"tasks of the recipe ({', '.join(found)})",
+                got=", ".join(unknown),
+                consequence="Nothing was judged.",
+                remedy="Correct --only.",
+            )
+        return [found[label] for label in only or found]
 
     def chosen_answerers(self) -> list[Answerer]:
         """The answerers, built; raises as `chosen_tasks`."""

@@ -24,12 +24,14 @@ class Judged:
         task: what was asked.
         units: keys of its units, in order.
         outcomes: label of the answerer -> an outcome a unit, in order.
+        kinds: label of the answerer -> its kind.
         caveats: label of the answerer -> what its row must say.
     """
 
     task: Task
     units: Sequence[str]
     outcomes: Mapping[str, Sequence[Outcome]]
+    kinds: Mapping[str, str]
     caveats: Mapping[str, Sequence[str]]
 
 
@@ -110,4 +112,5 @@ def _judged(
 ) -> Judged:
     keys = [unit.key for unit in units]
     outcomes = {a.label: [known[task.label, a.label][key] for key in keys] for a in answerers}
-    return Judged(task, keys, outcomes, {a.label: a.caveats(kit) for a in answerers})
+    kinds, caveats = {a.label: a.kind for a in answerers}, {a.label: a.caveats(kit) for a in answerers}
+    return Judged(task, keys, outcomes, kinds, caveats)

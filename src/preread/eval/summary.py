@@ -1,0 +1,229 @@
+"""Outcomes as a table: means with intervals over documents, the share of the likelihood gap, and what each row cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import exp, isfinite
+from statistics import mean
+from typing import Any
+
+from preread.eval.case import Outcome, Record
+from preread.eval.intervals import interval, ratio_interval
+from preread.eval.runner import Judged
+
+FLOOR, CEILING = "none", "full"
+"""Kinds of answerers between which the share of the gap is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A mean, 95 % of its values over documents drawn again with all their records, and how many records there are."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One place in a grid, such as a length and a depth."""
+
+    at: Mapping[str, float]
+    metrics: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfits:
+    """Units that an answerer could not do, and why it could not do the first."""
+
+    units: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One answerer on one task.
+
+    Args:
+        answerer: its label.
+        kind: as recipes name it.
+        caveats: what must be said of it.
+        units: how many it did.
+        items: questions or stretches in them.
+        unfit: what it could not do; its means are over the others.
+        metrics: by name; `share` is (none - own) / (none - full) in percent, of summed likelihoods over the items that
+            all three could do; `perplexity` is the exponential of `nll`.
+        positions: mean positions that the decoder read for an item.
+        seconds: mean time of an item, on a GPU; None on a CPU, where only ratios mean something elsewhere.
+        times: the same relative to no context, over the units that both did; None where that was not run.
+        peak_bytes: most memory above what was there before a unit.
+        stored_bytes: mean bytes kept of a unit's context.
+        cells: the metrics at each place of the grid.
+    """
+
+    answerer: str
+    kind: str
+    caveats: Sequence[str]
+    units: int
+    items: int
+    unfit: Unfits | None
+    metrics: Mapping[str, Value]
+    positions: float
+    seconds: float | None
+    times: float | None
+    peak_bytes: int
+    stored_bytes: float
+    cells: Sequence[Cell] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One task with a row for each answerer.
+
+    Args:
+        label: the task's.
+        kind: as recipes name it.
+        group: which tasks it belongs with.
+        headline: its first metric.
+        higher: whether more of that is better.
+        note: what must be said of it.
+        units: documents or stretches.
+        items: questions or stretches.
+        rows: in the recipe's order.
+    """
+
+    label: str
+    kind: str
+    group: str
+    headline: str
+    higher: bool
+    note: str
+    units: int
+    items: int
+    rows: Sequence[Row] = field(default_factory=list)
+
+
+def table(judged: Judged, on_gpu: bool) -> Table:
+    """A task's table.
+
+    Args:
+        judged: what was done.
+        on_gpu: whether absolute times mean something.
+    """
+    task = judged.task
+    rows = [_row(judged, label, on_gpu) for label in judged.outcomes]
+    return Table(
+        task.label,
+        task.kind,
+        task.group,
+        task.headline,
+        task.higher,
+        task.note,
+        len(judged.units),
+        max((row.items for row in rows), default=0),
+        rows,
+    )
+
+
+def plain(of: Table) -> dict[str, Any]:
+    """A table as JSON has it: numbers that are none are null."""
+    return {key: _finite(value) for key, value in asdict(of).items()}
+
+
+def _row(judged: Judged, label: str, on_gpu: bool) -> Row:
+    outcomes = judged.outcomes[label]
+    done = [outcome for outcome in outcomes if not outcome.unfit]
+    unfit = [outcome.unfit for outcome in outcomes if outcome.unfit]
+    records = [record for outcome in done for record in outcome.records]
+    metrics = _metrics(records)
+    if (share := _share(judged, label)) is not None:
+        metrics["share"] = share
+    grid: dict[tuple[tuple[str, float], ...], list[Record]] = defaultdict(list)
+    for record in records:
+        if record.at:
+            grid[record.at].append(record)
+    return Row(
+        answerer=label,
+        kind=judged.kinds[label],
+        caveats=judged.caveats[label],
+        units=len(done),
+        items=len(records),
+        unfit=Unfits(len(unfit), unfit[0]) if unfit else None,
+        metrics=metrics,
+        positions=mean(record.positions for record in records) if records else 0.0,
+        seconds=sum(outcome.seconds for outcome in done) / len(records) if on_gpu and records else None,
+        times=_times(judged, label),
+        peak_bytes=max((outcome.peak_bytes for outcome in done), default=0),
+        stored_bytes=mean(outcome.stored_bytes for outcome in done) if done else 0.0,
+        cells=[Cell(dict(at), _metrics(own)) for at, own in sorted(grid.items())],
+    )
+
+
+def _metrics(records: Sequence[Record]) -> dict[str, Value]:
+    """Every score of the records: means weighted by the records, drawn again by unit."""
+    names = dict.fromkeys(name for record in records for name in record.scores)
+    found = {name: _mean(name, records) for name in names}
+    if "nll" in found and any(record.weight != 1 for record in records):  # running text
+        own = found["nll"]
+        found["perplexity"] = Value(exp(own.value), exp(own.low), exp(own.high), own.n)
+    return found
+
+
+def _mean(name: str, records: Iterable[Record]) -> Value:
+    units: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for record in records:
+        if name in record.scores:
+            units[record.unit].append((record.scores[name], record.weight))
+    return Value(*interval(units), sum(map(len, units.values())))
+
+
+def _share(judged: Judged, label: str) -> Value | None:
+    """How much of what the full text tells the decoder a row tells it, in percent; by likelihood."""
+    by_kind = {kind: name for name, kind in judged.kinds.items()}
+    if FLOOR not in by_kind or CEILING not in by_kind:
+        return None
+    floor, ceiling, own = (_nlls(judged.outcomes[name]) for name in (by_kind[FLOOR], by_kind[CEILING], label))
+    common = [item for item in own if item in floor and item in ceiling]
+    units: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for unit, item in common:
+        key = (unit, item)
+        units[unit].append((floor[key] - own[key], floor[key] - ceiling[key]))
+    if not common:
+        return None
+    value, low, high = ratio_interval(units)
+    return Value(100 * value, 100 * low, 100 * high, len(common))
+
+
+def _nlls(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], float]:
+    """Summed weight times likelihood of each item that has one."""
+    return {
+        (record.unit, record.item): record.scores["nll"] * record.weight
+        for outcome in outcomes
+        for record in outcome.records
+        if "nll" in record.scores
+    }
+
+
+def _times(judged: Judged, label: str) -> float | None:
+    """Time relative to no context over the units that both did."""
+    floors = [name for name, kind in judged.kinds.items() if kind == FLOOR]
+    if not floors:
+        return None
+    pairs = [
+        (own.seconds, floor.seconds)
+        for own, floor in zip(judged.outcomes[label], judged.outcomes[floors[0]], strict=True)
+        if not own.unfit and not floor.unfit
+    ]
+    below = sum(floor for _, floor in pairs)
+    return sum(own for own, _ in pairs) / below if below else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
