@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from preread.core.errors import UsageError
 from preread.core.types import Document
 from preread.data.corpora import records
 from preread.eval.case import Case, Item
@@ -16,10 +14,10 @@ from preread.eval.evidence import evidence
 from preread.eval.kit import Kit
 from preread.eval.metrics import score
 from preread.eval.task import Group, QuestionTask
+from preread.eval.tasks.sets import draw, set_file
 
 SHORT = "Answer in a few words."
 NO_ANSWER = 'Answer in a few words, or "unanswerable" if the text does not say.'
-SUFFIXES = (".jsonl.gz", ".jsonl.xz", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ class Qa(QuestionTask):
 
     def units(self, kit: Kit) -> Sequence[Case]:
         """The first documents of the shuffle, each with the first of its questions."""
-        found = sorted(records(question_file(kit.data, self.set, self.split)), key=lambda row: _draw(row["doc_id"]))
+        found = sorted(records(question_file(kit.data, self.set, self.split)), key=lambda row: draw(row["doc_id"]))
         cases = [self._case(row) for row in found[: self.documents]]
         return [case for case in cases if case.items]
 
@@ -121,7 +119,7 @@ class Qa(QuestionTask):
     def _case(self, row: Mapping[str, Any]) -> Case:
         document = Document(row["doc_id"], row.get("title") or row["doc_id"], row["text"])
         found = evidence(self.set, row)
-        asked = sorted(enumerate(row["questions"]), key=lambda pair: _draw(str(pair[1]["id"])))[: self.questions]
+        asked = sorted(enumerate(row["questions"]), key=lambda pair: draw(str(pair[1]["id"])))[: self.questions]
         items = [self._item(row["questions"][i], found[i]) for i, _ in sorted(asked, key=lambda pair: pair[0])]
         return Case(row["doc_id"], document, tuple(items))
 
@@ -132,23 +130,5 @@ class Qa(QuestionTask):
 
 
 def question_file(data: Path, name: str, split: str) -> Path:
-    """The file of a question set's split: in `qa/` of the data, in the data itself, or the path that is named.
-
-    Raises:
-        UsageError: there is none.
-    """
-    places = [Path(name), *(folder / f"{name}.{split}{end}" for folder in (data / "qa", data) for end in SUFFIXES)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise UsageError(
-        expected=f"a question set {name!r} with a split {split!r} in {data}",
-        got="no such file",
-        consequence="Nothing was judged.",
-        remedy="Point --data at the folder that holds qa/, or name a file.",
-    )
-
-
-def _draw(name: str) -> float:
-    """A number that depends on a name alone, so that a subsample is the same on every machine."""
-    return random.Random(name).random()  # noqa: S311 no secret depends on it
+    """The file of a question set's split; as `set_file`."""
+    return set_file(data, "qa", name, split)
