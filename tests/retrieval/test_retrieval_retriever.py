@@ -10,7 +10,8 @@ import pytest
 from preread.core.errors import FingerprintMismatch, UsageError
 from preread.core.types import Document, Passage
 from preread.retrieval.embedder import Embedder
-from preread.retrieval.retriever import WEIGHTS, Retriever
+from preread.retrieval.fusing import WEIGHTS
+from preread.retrieval.retriever import Retriever
 from preread.store.store import Store
 
 TEXTS = [

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,20 +11,12 @@ import numpy as np
 from preread.core.errors import FingerprintMismatch, UsageError
 from preread.core.types import Hit, Passage
 from preread.retrieval.embedder import Embedder
+from preread.retrieval.fusing import LEAST_POOL, average, fuse, pool
 from preread.retrieval.relevance import Evidence, calibration, evidence, mean
 from preread.store.store import Store
 
 Mode = Literal["hybrid", "dense", "bm25"]
 
-WEIGHTS = {"dense": 0.4, "bm25": 0.6}
-"""Of the two rankings in a hybrid score.
-
-A convex combination of min-max scores (Bruch, Gai and Ingber, TOIS 2023), not reciprocal rank fusion
-(Cormack, Clarke and Buettcher, SIGIR 2009, constant 60): mean recall@5 over training questions of SQuAD 2,
-FairytaleQA and Natural Questions is 0.916 against 0.893; bm25 alone has 0.896, dense alone 0.842.
-"""
-_POOL = 25
-"""Each side of a hybrid search ranks at least this many passages, so that its worst score is a poor one."""
 EARLIER = 2
 """Questions of the same conversation that a follow-up is joined with.
 
@@ -97,7 +88,7 @@ class Retriever:
             UsageError: `k` is below 1, or there is no such mode.
             FingerprintMismatch: the library holds another embedder's vectors.
         """
-        return _fuse(self._sides(collection, question, k, mode))[:k]
+        return fuse(self._sides(collection, question, k, mode))[:k]
 
     def find(self, collection: str, question: str, k: int = 5, earlier: Sequence[str] = ()) -> Found:
         """The k best passages of a hybrid search, and how likely the collection holds the answer.
@@ -116,7 +107,7 @@ class Retriever:
         asked = [question, *([" ".join([*earlier[-EARLIER:], question])] if earlier else [])]
         searches = [self._sides(collection, words, k, "hybrid") for words in asked]
         fitted = calibration(self.embedder.fingerprint)
-        hits = _average([_fuse(sides) for sides in searches])[:k]
+        hits = average([fuse(sides) for sides in searches])[:k]
         relevance = fitted.relevance(mean(map(_evidence, asked, searches)))
         return Found(hits, relevance, fitted.threshold, fitted.missed)
 
@@ -132,12 +123,12 @@ class Retriever:
                 consequence="Nothing was searched.",
                 remedy="Correct them.",
             )
-        pool = max(_POOL, 5 * k) if mode == "hybrid" else k
+        wanted = pool(k) if mode == "hybrid" else k
         found: dict[str, list[Hit]] = {}
         if mode != "bm25":
-            found["dense"] = self._store.nearest(collection, self._vector(question), pool)
+            found["dense"] = self._store.nearest(collection, self._vector(question), wanted)
         if mode != "dense":
-            found["bm25"] = self._store.matching(collection, question, pool)
+            found["bm25"] = self._store.matching(collection, question, wanted)
         return found
 
     def _vector(self, question: str) -> np.ndarray:
@@ -158,33 +149,6 @@ class Retriever:
 
 def _evidence(question: str, sides: dict[str, list[Hit]]) -> Evidence:
     """Of the same number of passages whatever was asked for, so that it compares."""
-    ranked = _fuse({name: hits[:_POOL] for name, hits in sides.items()})
+    ranked = fuse({name: hits[:LEAST_POOL] for name, hits in sides.items()})
     texts = [hit.passage.text for hit in ranked]
     return evidence(question, sides["dense"][0].score if sides["dense"] else None, texts[:JUDGED], texts)
-
-
-def _fuse(found: dict[str, list[Hit]]) -> list[Hit]:
-    """One ranking of several; a single one keeps its scores."""
-    fused: dict[tuple[str, int], Hit] = {}
-    for name, hits in found.items():
-        worst, best = (hits[-1].score, hits[0].score) if hits else (0.0, 0.0)
-        for rank, hit in enumerate(hits, start=1):
-            place = (hit.source, hit.passage.index)
-            before = fused.get(place, replace(hit, score=0.0))
-            scaled = (hit.score - worst) / (best - worst) if best > worst else 1.0
-            score = before.score + WEIGHTS[name] * scaled if len(found) > 1 else hit.score
-            extra = {**before.extra, name: hit.score, f"{name}_rank": float(rank)}
-            fused[place] = replace(before, score=score, extra=extra)
-    return [fused[place] for place in sorted(fused, key=lambda place: (-fused[place].score, place))]
-
-
-def _average(rankings: Sequence[Sequence[Hit]]) -> list[Hit]:
-    """One ranking of several that count the same; what one of them did not find scores 0 there."""
-    if len(rankings) == 1:
-        return list(rankings[0])
-    joined: dict[tuple[str, int], Hit] = {}
-    for hit in chain.from_iterable(rankings):
-        place = (hit.source, hit.passage.index)
-        before = joined.get(place, replace(hit, score=0.0))
-        joined[place] = replace(before, score=before.score + hit.score / len(rankings))
-    return [joined[place] for place in sorted(joined, key=lambda place: (-joined[place].score, place))]
