@@ -123,6 +123,27 @@ def test_no_memory_is_the_base_model(handle, decoder):
     assert torch.equal(_logits(decoder, prompt), decoder.model(chat[None]).logits[0])
 
 
+def test_running_text_behind_no_memory_is_the_bare_text(handle, decoder):
+    ids = decoder.tokens(TEXTS[2])
+    plain = torch.cat([decoder.start_ids, ids])
+    prompt = handle.continuation(ids, [])
+    assert torch.equal(prompt.ids, plain)
+    assert torch.equal(_logits(decoder, prompt), decoder.model(plain[None]).logits[0])
+
+
+def test_running_text_behind_a_memory_is_read_in_the_light_of_it(handle, decoder):
+    ids, passages = decoder.tokens(TEXTS[2]), _passages(decoder)[:2]
+    whole = torch.cat([decoder.start_ids, *(torch.tensor(passage.ids) for passage in passages), ids])
+    for memories in _encode(handle, passages).values():
+        prompt = handle.continuation(ids, memories)
+        assert prompt.fields <= handle.needs
+        assert torch.equal(prompt.ids[-len(ids) :], ids)
+        with_memory = _logits(decoder, prompt)[-len(ids) :]
+        assert (with_memory - _logits(decoder, handle.continuation(ids, []))[-len(ids) :]).abs().max() > 1e-3
+        if handle.name == "text":
+            assert torch.equal(with_memory, _logits(decoder, Prompt(whole))[-len(ids) :])
+
+
 def test_a_memory_changes_the_answer(handle, decoder):
     """The counter-law: without it, a method that ignores its memories would pass every other law."""
     for memories in _encode(handle, _passages(decoder)).values():

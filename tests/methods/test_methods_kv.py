@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import nnls
 
 from preread.core.errors import UsageError, WindowExceeded
-from preread.core.types import Passage
+from preread.core.types import Passage, Prompt
 from preread.methods.kv.method import Kv
 from preread.methods.kv.selection import LEAST_WEIGHT, TOWARDS_KEPT, fitted_values, fitted_weights, select
 from preread.methods.text import Text
@@ -40,6 +40,16 @@ def test_all_of_a_passage_kept_is_the_text_itself(decoder):
     assert kept.kv is not None
     assert len(kept) == len(plain)
     torch.testing.assert_close(_logits(decoder, kept), _logits(decoder, plain), atol=2e-4, rtol=1e-4)
+
+
+def test_running_text_behind_all_of_a_passage_is_the_text_itself(decoder):
+    passage, after = _passage(decoder), decoder.tokens("The keeper was asleep.")
+    with Kv(ratio=1).attach(decoder) as kv:
+        prompt = kv.continuation(after, list(kv.encode([passage])))
+        plain = Prompt(torch.cat([kv.lead, torch.tensor(passage.ids), after]))
+    with torch.inference_mode():
+        behind, whole = (decoder.logits(read(decoder, one)[-len(after) :]) for one in (prompt, plain))
+    torch.testing.assert_close(behind, whole, atol=2e-4, rtol=1e-4)
 
 
 def test_the_order_of_memories_does_not_matter(decoder):

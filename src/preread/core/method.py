@@ -74,6 +74,11 @@ class Handle(ABC):
         document's memory is one piece.
         """
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Hashes of the documents that the method's own weights have seen in training, as their manifest says."""
+        return frozenset()
+
     def caveats(self, memories: Sequence[Memory]) -> tuple[str, ...]:  # noqa: ARG002
         """What an answer from these memories must say, such as that the method's weights were not trained for them."""
         return ()
@@ -98,6 +103,15 @@ class Handle(ABC):
         history: Sequence[Turn] = (),
     ) -> Prompt:
         """The positions that put the question to the memories, in the order given, behind the turns before it."""
+
+    @abstractmethod
+    def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
+        """Bare text that goes on behind the memories, without question or template.
+
+        Args:
+            ids: [T] int64, at least one token.
+            memories: of what stands before it, in order; with none of them it is the text behind its start token.
+        """
 
     @abstractmethod
     def objective(self, stage: str, **settings: Any) -> Objective:

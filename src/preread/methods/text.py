@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective
@@ -64,6 +65,10 @@ class TextHandle(Handle):
         """The passages' text, then the question."""
         ids, shared = self.decoder.frame(question, [memory.tensors["ids"].long() for memory in memories], history)
         return Prompt(ids, adapter=adapter, shared=shared)
+
+    def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
+        """The passages' text and the given one, in a row."""
+        return Prompt(torch.cat([self.decoder.start_ids, *(memory.tensors["ids"].long() for memory in memories), ids]))
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """Stage `adapter`: a LoRA that answers from the text, the baseline of every tuned method."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -113,16 +113,13 @@ class KvHandle(Handle):
         history: Sequence[Turn] = (),
     ) -> Prompt:
         """The kept keys and values side by side, then the question, which stands behind the longest passage."""
-        rows = sum(memory.positions for memory in memories)
-        holes = [torch.full((rows,), MEMORY, dtype=torch.int64)] if memories else []
-        ids, shared = self.decoder.frame(question, holes, history)
-        if not memories:
-            return Prompt(ids, adapter=adapter, shared=shared)
-        lead, behind = len(self.lead), max(memory.tokens for memory in memories)
-        after = lead + behind + torch.arange(len(ids) - lead - rows)
-        positions = torch.cat([torch.arange(lead), torch.full((rows,), lead), after])
-        kv = KeyValues(*(_joined(memories, name) for name in ("keys", "values", "bias")))
-        return Prompt(ids, kv=kv, adapter=adapter, positions=positions, shared=shared)
+        ids, shared = self.decoder.frame(question, [_holes(memories)] if memories else [], history)
+        return replace(self._placed(ids, memories), adapter=adapter, shared=shared)
+
+    def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
+        """The beginning of the chat template, behind which the passages were read, their keys and values, the text."""
+        lead = self.lead if memories else self.decoder.start_ids
+        return self._placed(torch.cat([lead, _holes(memories), ids]), memories)
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """Stage `adapter`: a LoRA that reads the kept keys and values, which stay those of the bare decoder."""
@@ -130,6 +127,17 @@ class KvHandle(Handle):
 
     def detach(self) -> None:
         """Nothing was attached."""
+
+    def _placed(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
+        """The prompt of `ids`, whose `MEMORY` positions stand behind the lead, with the memories in them."""
+        if not memories:
+            return Prompt(ids)
+        lead, rows = len(self.lead), sum(memory.positions for memory in memories)
+        behind = lead + max(memory.tokens for memory in memories)
+        after = behind + torch.arange(len(ids) - lead - rows)
+        positions = torch.cat([torch.arange(lead), torch.full((rows,), lead), after])
+        kv = KeyValues(*(_joined(memories, name) for name in ("keys", "values", "bias")))
+        return Prompt(ids, kv=kv, positions=positions)
 
     def _memory(self, ids: tuple[int, ...], scope: Scope) -> Memory:
         whole = torch.cat([self.lead, torch.tensor(ids, dtype=torch.int64)])
@@ -148,6 +156,11 @@ class KvHandle(Handle):
             "bias": _rows_first(kept.bias),
         }
         return Memory(self.producer(scope), scope, sha256(_raw(ids)), len(ids), tensors)
+
+
+def _holes(memories: Sequence[Memory]) -> Tensor:
+    """[N] the positions that all memories take in a prompt."""
+    return torch.full((sum(memory.positions for memory in memories),), MEMORY, dtype=torch.int64)
 
 
 def _rows_first(states: Tensor) -> Tensor:

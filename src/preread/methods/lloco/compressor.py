@@ -88,11 +88,15 @@ class Compressor(nn.Module):
         decoder: the decoder whose weights it borrows; nothing is attached until `attach`.
         config: its shape.
         trained: what it was trained for.
+
+    Attributes:
+        documents: hashes of the documents that it was trained on, as its manifest says.
     """
 
     def __init__(self, decoder: Decoder, config: CompressorConfig, trained: Trained | None = None) -> None:
         super().__init__()
         self.decoder, self.config, self.trained = decoder, config, trained or Trained()
+        self.documents: frozenset[str] = frozenset()
         self.adapter = f"lloco/compressor/{next(_numbers)}"
         self.lora = Lora(config.lora, decoder.projections)
         # Paper, section 3.1: the summary tokens start as the end-of-sequence token.
@@ -241,6 +245,7 @@ class Compressor(nn.Module):
             shape = LoraConfig(**{**config.pop("lora"), "targets": tuple(record["config"]["lora"]["targets"])})
             trained = Trained(**{**record["trained"], "ratios": tuple(record["trained"]["ratios"])})
             base, name, weights = record["base"], record["base_name"], record["weights"]
+            documents = frozenset(map(str, record.get("training", {}).get("documents", ())))
             own = load_file(folder / "compressor.safetensors")
         except Exception as error:
             raise damaged(folder, f"{type(error).__name__}: {error}") from error
@@ -259,6 +264,7 @@ class Compressor(nn.Module):
             raise damaged(folder, str(error)) from error
         if compressor.hash != weights:
             raise damaged(folder, f"weights of hash {compressor.hash[:12]} under a manifest of {weights[:12]}")
+        compressor.documents = documents
         return compressor
 
     def _norm(self, states: Tensor) -> Tensor:

@@ -107,11 +107,16 @@ class LlocoHandle(Handle):
         """Passages always (for passage mode); the whole document too where reading is recursive."""
         return ("passage", "document") if self.method.segments == "recursive" else ("passage",)
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """The compressor's documents."""
+        return self.compressor.documents
+
     def caveats(self, memories: Sequence[Memory]) -> tuple[str, ...]:
         """What the compressor's manifest says of its quality, and where these memories go past its training."""
         trained = self.compressor.trained
         notes = [f"compressor: {trained.note}"] if trained.note else []
-        if not trained.tokens or not memories:
+        if not trained.tokens:
             return tuple(notes)
         positions, (low, high) = sum(memory.positions for memory in memories), trained.ratios
         past = []
@@ -119,7 +124,7 @@ class LlocoHandle(Handle):
             past.append(f"{positions} summary embeddings at once (trained: {trained.positions})")
         if not low <= self.method.ratio <= high:
             past.append(f"ratio {self.method.ratio:g} (trained: {low:g} to {high:g})")
-        segments = max(-(-m.tokens // self.segment_tokens) if m.scope == "document" else 1 for m in memories)
+        segments = max((-(-m.tokens // self.segment_tokens) for m in memories if m.scope == "document"), default=1)
         if segments > trained.segments:
             past.append(f"{segments} segments in a row (trained: {trained.segments})")
         longest = max((m.tokens for m in memories if m.scope == "passage"), default=0)
@@ -163,10 +168,14 @@ class LlocoHandle(Handle):
         history: Sequence[Turn] = (),
     ) -> Prompt:
         """The summary embeddings in the order given, then the question."""
-        embeds = torch.cat([memory.tensors["embeds"] for memory in memories]) if memories else None
-        holes = [torch.full((len(embeds),), MEMORY, dtype=torch.int64)] if embeds is not None else []
+        embeds, holes = _joined(memories)
         ids, shared = self.decoder.frame(question, holes, history)
         return Prompt(ids, embeds, adapter=adapter, shared=shared)
+
+    def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
+        """The start token, the summary embeddings, then the text, as the compressor is trained."""
+        embeds, holes = _joined(memories)
+        return Prompt(torch.cat([self.decoder.start_ids, *holes, ids]), embeds)
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """`compress` trains the compressor, `adapter` a LoRA that reads its memories."""
@@ -229,6 +238,14 @@ class LlocoHandle(Handle):
             self._warned.add(what)
             message = f"more than {limit} {what}, which is what the weights were trained for: the memory may be poor."
             warnings.warn(message, BeyondTraining, stacklevel=4)
+
+
+def _joined(memories: Sequence[Memory]) -> tuple[Tensor | None, list[Tensor]]:
+    """[N, D] embeddings of all memories, and the positions that they take in a prompt, [N]; or None and nothing."""
+    if not memories:
+        return None, []
+    embeds = torch.cat([memory.tensors["embeds"] for memory in memories])
+    return embeds, [torch.full((len(embeds),), MEMORY, dtype=torch.int64)]
 
 
 def _raw(ids: Sequence[int]) -> bytes:
