@@ -203,9 +203,12 @@ def _evaluated(task: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _between(value: Mapping[str, float] | None) -> str:
-    """A mean with its interval."""
-    return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})" if value else ""
+def _between(value: Mapping[str, float | None] | None) -> str:
+    """A mean with its interval; `?` where the documents do not bound it."""
+    if value is None:
+        return ""
+    own, low, high = ("?" if value[end] is None else f"{value[end]:.2f}" for end in ("value", "low", "high"))
+    return f"{own} ({low} to {high})"
 
 
 def demo(result: Demo) -> str:

@@ -17,7 +17,11 @@ ROWS = [
         "title": f"Tale {number}",
         "text": f"Tale {number}. " + STORY * (2 + number),
         "questions": [
-            {"id": f"{number}-who", "question": "Who slept?", "answers": ["The keeper", "the keeper of the lighthouse"]},
+            {
+                "id": f"{number}-who",
+                "question": "Who slept?",
+                "answers": ["The keeper", "the keeper of the lighthouse"],
+            },
             {"id": f"{number}-when", "question": "When did the storm come?", "answers": ["In winter"]},
             {"id": f"{number}-why", "question": "Why?", "answers": [], "unanswerable": True},
         ],
