@@ -100,6 +100,24 @@ class Decoder:
         return int(config.num_hidden_layers), int(heads), int(width)
 
     @property
+    def frequencies(self) -> Tensor:
+        """[E / 2] float32: the angle by which RoPE turns components i and i + E / 2 of a head, in radians a position.
+
+        Raises:
+            UnsupportedModel: its heads are not turned as a whole, or not alike in every layer.
+        """
+        angles = getattr(getattr(self.model.base_model, "rotary_emb", None), "inv_freq", None)
+        if angles is None or 2 * len(angles) != self.kv_shape[2]:
+            raise UnsupportedModel(
+                expected="a decoder whose heads are turned by position as a whole, and alike in every layer",
+                got=type(self.model).__name__,
+                consequence="Nothing was computed: its keys cannot be moved to another position.",
+                remedy="Choose a decoder of the Llama, Qwen or Mistral families.",
+            )
+        found: Tensor = angles.float()
+        return found
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
         dtype: torch.dtype = self.model.dtype

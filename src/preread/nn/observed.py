@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from preread.nn.attending import attending
 from preread.nn.hf import Decoder
 
 OBSERVED = "observed"
@@ -35,11 +34,7 @@ class Seen:
 
 
 class _Watch(threading.local):
-    """What this thread's reading has shown so far: queries, keys and values a layer, and the scale of scores.
-
-    The attention that shows it is known to transformers by one name for all decoders and threads, so it must know for
-    whom it attends.
-    """
+    """What this thread's reading has shown so far: queries, keys and values a layer, and the scale of scores."""
 
     layers: list[tuple[Tensor, Tensor, Tensor]] | None = None
     scale = 0.0
@@ -50,23 +45,14 @@ _watch = _Watch()
 
 @torch.inference_mode()
 def observe(decoder: Decoder, ids: Tensor) -> Seen:
-    """Read [T] token ids with the bare decoder and keep what its attention is given.
-
-    The decoder attends by another function meanwhile; holding `adapters.use` keeps other readers waiting.
-    """
-    AttentionInterface.register(OBSERVED, _attend)
-    AttentionMaskInterface.register(OBSERVED, sdpa_mask)
-    model = decoder.model
-    with decoder.adapters.use(None):
-        before = model.config.get_text_config()._attn_implementation
-        model.set_attn_implementation(OBSERVED)
+    """Read [T] token ids with the bare decoder and keep what its attention is given."""
+    with attending(decoder, OBSERVED, _attend):
         _watch.layers = []
         try:
             decoder.hidden(decoder.embed(ids)[None])
             queries, keys, values = (torch.stack(states) for states in zip(*_watch.layers, strict=True))
         finally:
             _watch.layers = None
-            model.set_attn_implementation(before)
     return Seen(queries, keys, values, _watch.scale)
 
 
