@@ -27,6 +27,7 @@ class Item:
         gold: number of the right choice.
         evidence: [start, end) characters of the case's text that hold the answer, where the set says or shows it.
         at: coordinates in a grid, such as `(("length", 4096), ("depth", 0.5))`; results have a cell for each.
+        query: what passages are searched for: the question without its instructions; empty where it has none.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Item:
     gold: int | None = None
     evidence: tuple[tuple[int, int], ...] = ()
     at: tuple[tuple[str, float], ...] = ()
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,22 @@ from preread.engines.local import LocalEngine
 from preread.eval.case import Item, Likelihood, Response, Unfit
 from preread.nn.cache import SlotCache
 from preread.nn.hf import Decoder
-from preread.nn.reading import Reading, followed
+from preread.nn.reading import Reading, followed, next_position
 
 ROWS_AT_ONCE = 8
 MOST_REFERENCES = 4
 """References of an item that are judged by likelihood."""
+ANSWER_ROOM = 256
+"""Positions that an answerer which shortens or stretches a context leaves for the answer, at least."""
 PIECE = 512
 """Positions read, and turned into logits, at once."""
 
 
 def respond(decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], max_tokens: int) -> list[Response]:
     """Answer prompts of one context greedily, and judge the items' references and choices behind them.
+
+    What all prompts begin with is read once. Where they begin with different parts of the context, those of
+    `ROWS_AT_ONCE` items are kept at a time.
 
     Args:
         decoder: who reads.
@@ -39,7 +44,6 @@ def respond(decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], 
     Raises:
         Unfit: a prompt with its answer does not fit the decoder's window.
     """
-    engine = LocalEngine(decoder, ROWS_AT_ONCE, prefix_bytes=2**40)  # one context: its beginning, however long
     room = max(_longest(decoder, items), max_tokens)
     longest = max(len(prompt) for prompt in prompts)
     if longest + room > decoder.window:
@@ -49,11 +53,29 @@ def respond(decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], 
             consequence="The row leaves it out.",
             remedy="Compare on shorter contexts, or with an answerer that shortens them.",
         )
+    at_once = len(prompts) if all(_alike(prompts[0], prompt) for prompt in prompts) else ROWS_AT_ONCE
+    found: list[Response] = []
+    for start in range(0, len(prompts), at_once):
+        some = slice(start, start + at_once)
+        found += _respond(decoder, prompts[some], items[some], max_tokens, longest + room)
+    return found
+
+
+def answer_room(decoder: Decoder, items: Sequence[Item]) -> int:
+    """Positions to leave for answers: those of the longest text that is judged, at least `ANSWER_ROOM`."""
+    return max(_longest(decoder, items), ANSWER_ROOM)
+
+
+def _respond(
+    decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], max_tokens: int, longest: int
+) -> list[Response]:
+    """As `respond`, with every beginning kept; `longest` positions are enough for any prompt and what follows it."""
+    engine = LocalEngine(decoder, ROWS_AT_ONCE, prefix_bytes=2**40)  # beginnings, however long
     try:
         written = engine.complete(prompts, Sampling(max_tokens=max_tokens)) if max_tokens else [None] * len(prompts)
     except WindowExceeded as error:
         raise Unfit(error.expected, error.got, "The row leaves it out.", error.remedy) from error
-    judge = _Judge(decoder, engine, longest + room)
+    judge = _Judge(decoder, engine, longest)
     found = []
     for prompt, item, answer in zip(prompts, items, written, strict=True):
         references = judge.likelihoods(prompt, item.answers[:MOST_REFERENCES])
@@ -71,9 +93,19 @@ def losses(decoder: Decoder, prompt: Prompt, target: Sequence[int]) -> Tensor:
         decoder: who reads.
         prompt: what stands before.
         target: the tokens, at least one.
+
+    Raises:
+        Unfit: prompt and target do not fit the decoder's window.
     """
     ids = torch.tensor(target, dtype=torch.int64)
     whole = followed(prompt, ids)
+    if max(len(whole), next_position(whole)) > decoder.window:
+        raise Unfit(
+            expected=f"text that fits {decoder.window} positions",
+            got=f"{len(whole)} positions",
+            consequence="The row leaves it out.",
+            remedy="Compare on shorter texts, or with an answerer that shortens them.",
+        )
     with decoder.adapters.use(prompt.adapter):
         return _followers(decoder, Reading(decoder, whole, PIECE), decoder.cache(len(whole)), ids)
 
@@ -131,6 +163,18 @@ def _followers(decoder: Decoder, reading: Reading, cache: SlotCache, ids: Tensor
         wanted = ids[done : done + len(states)].to(logits.device)
         found.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").cpu())
     return torch.cat(found)
+
+
+def _alike(one: Prompt, other: Prompt) -> bool:
+    """Whether two prompts begin with the same tokens and the same memory."""
+    if (one.shared, one.adapter) != (other.shared, other.adapter):
+        return False
+    memories = [prompt.ids[:0] if (memory := _memory(prompt)) is None else memory for prompt in (one, other)]
+    return torch.equal(one.ids[: one.shared], other.ids[: other.shared]) and torch.equal(*memories)
+
+
+def _memory(prompt: Prompt) -> Tensor | None:
+    return prompt.embeds if prompt.kv is None else prompt.kv.keys
 
 
 def _longest(decoder: Decoder, items: Sequence[Item]) -> int:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from preread.core.types import Document
-from preread.data.corpora import records
 from preread.eval.case import Case, Item
 from preread.eval.evidence import evidence
 from preread.eval.kit import Kit
 from preread.eval.metrics import score
 from preread.eval.task import Group, QuestionTask
-from preread.eval.tasks.sets import draw, set_file
+from preread.eval.tasks.sets import draw, rows, set_file
 
 SHORT = "Answer in a few words."
 NO_ANSWER = 'Answer in a few words, or "unanswerable" if the text does not say.'
@@ -108,7 +107,7 @@ class Qa(QuestionTask):
 
     def units(self, kit: Kit) -> Sequence[Case]:
         """The first documents of the shuffle, each with the first of its questions."""
-        found = sorted(records(question_file(kit.data, self.set, self.split)), key=lambda row: draw(row["doc_id"]))
+        found = rows(question_file(kit.data, self.set, self.split), "text", "questions")
         cases = [self._case(row) for row in found[: self.documents]]
         return [case for case in cases if case.items]
 
@@ -126,7 +125,9 @@ class Qa(QuestionTask):
     def _item(self, asked: Mapping[str, Any], spans: tuple[tuple[int, int], ...]) -> Item:
         question = f"{asked['question']} {self.style.ask}".strip()
         answers, choices = tuple(asked["answers"]), tuple(asked.get("choices", ()))
-        return Item(str(asked["id"]), question, answers, choices, asked.get("gold_choice"), spans)
+        return Item(
+            str(asked["id"]), question, answers, choices, asked.get("gold_choice"), spans, query=asked["question"]
+        )
 
 
 def question_file(data: Path, name: str, split: str) -> Path:
