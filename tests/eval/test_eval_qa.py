@@ -42,6 +42,15 @@ def test_a_missing_set_is_said(data):
         question_file(data, "nowhere", "test")
 
 
+def test_a_set_of_the_hub_is_fetched_where_no_file_has_its_name(data, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("preread.eval.tasks.sets.fetch", lambda *names: asked.append(names[:2]) or tmp_path)
+    assert question_file(data, "qasper", "validation") == tmp_path
+    (data / "qasper.test.jsonl").touch()
+    assert question_file(data, "qasper", "test") == data / "qasper.test.jsonl"
+    assert asked == [("qasper", "validation")]
+
+
 def test_every_answerer_is_asked_the_same_and_questions_keep_their_references(kit):
     items = {item.id: item for case in Qa("tales").units(kit) for item in case.items}
     for row in ROWS:

@@ -59,6 +59,10 @@ STYLES: Mapping[str, Style] = {
     "leval_gov_report_summ": SUMMARY,
     "leval_patent_summ": SUMMARY,
     "nq_oracle": ANSWER,
+    "narrativeqa": ANSWER,  # the papers' own, from a hub
+    "qasper": MAYBE,
+    "quality": CHOICE,
+    "hotpotqa": HOPS,
 }
 """By name of the set; any other is judged as `ANSWER`, or `CHOICE` where its questions have choices."""
 
