@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from preread.core.errors import UsageError
+from preread.core.errors import Interrupted, UsageError
 from preread.eval.answerer import Answerer
 from preread.eval.answerers.plain import Full, Nothing
 from preread.eval.cache import Cache
@@ -140,3 +140,47 @@ def test_reading_takes_memory_and_time_that_are_seen(kit):
     outcome = judge(kit, Qa("tales"), Full(), Qa("tales").units(kit)[0])
     assert outcome.seconds > 0
     assert outcome.stored_bytes == len(Qa("tales").units(kit)[0].document.text.encode())
+
+
+class Learning(Scripted):
+    """Needs two calls before it may be judged."""
+
+    def on(self, task):
+        return Learning(self.word, saw=task.set)
+
+    def ready(self, kit, until=None):
+        CALLS.append(("ready", self.saw))
+        return until is None
+
+    @property
+    def label(self):
+        return f"{self.word} {self.saw}".strip()
+
+
+def test_nothing_is_judged_before_all_are_ready_each_for_its_task(kit, cache):
+    rows = [Scripted("one"), Learning("two")]
+    with pytest.raises(Interrupted, match="training two tales"):
+        run(kit, [Qa("tales")], rows, cache, minutes=60)
+    assert CALLS == [("ready", "tales")]
+    [judged] = run(kit, [Qa("tales")], rows, cache)
+    assert list(judged.outcomes) == ["one", "two"], "a row has one label in all tables"
+    assert CALLS[1] == ("ready", "tales")
+    assert len(CALLS) == 2 + 8
+
+
+def test_time_that_is_over_stops_between_units_and_the_next_call_goes_on(kit, cache, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("preread.eval.runner.time.monotonic", lambda: now[0])
+
+    def judge_in_a_minute(*arguments):
+        now[0] += 60
+        return judge(*arguments)
+
+    monkeypatch.setattr("preread.eval.runner.judge", judge_in_a_minute)
+    with pytest.raises(Interrupted, match="judging tales"):
+        run(kit, [Qa("tales")], [Scripted("one")], cache, minutes=2)
+    assert len(CALLS) == 2
+    monkeypatch.undo()
+    run(kit, [Qa("tales")], [Scripted("one")], cache)
+    assert len(CALLS) == len(set(CALLS)) == 4
+    run(kit, [Qa("tales")], [Scripted("one")], cache, minutes=0)  # nothing is left, so no time is needed

@@ -30,6 +30,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Most documents (or stretches of text) of a task.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only the task of this name; may be repeated.")] = None,
     figures: Annotated[Path | None, typer.Option(help="JSON lines of figures to publish into.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after about so long; the same command goes on from there.")
+    ] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -56,7 +59,7 @@ def evaluate(
     tasks, answerers = chosen.chosen_tasks(only), chosen.chosen_answerers()
     folder = work or cache_home() / "eval"
     kit = Kit(load(chosen.model), data, folder / "trained")
-    judged = run(kit, tasks, answerers, Cache(folder / "judged"), limit)
+    judged = run(kit, tasks, answerers, Cache(folder / "judged"), limit, minutes)
     command = shlex.join(["preread", *sys.argv[1:]])
     found = results.result(recipe.stem, chosen, judged, kit, command, at, limit)
     part = limit is not None or bool(only)

@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from preread.core.types import Prompt
 from preread.eval.case import Answers, Case, Item, Losses, Stretch, Unfit
 from preread.eval.kit import Kit
 from preread.eval.measuring import losses, respond
 from preread.nn.hf import Decoder
+
+if TYPE_CHECKING:  # a task knows answerers
+    from preread.eval.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,22 @@ class Answerer(ABC):
     def trained_on(self, kit: Kit) -> frozenset[str]:  # noqa: ARG002
         """Hashes of the documents that weights of it have seen in training, as their manifests say."""
         return frozenset()
+
+    def on(self, task: Task) -> Answerer:  # noqa: ARG002 for those who learn from the task's own set
+        """The answerer as it stands in a task's table; the label of the row stays its own."""
+        return self
+
+    def ready(self, kit: Kit, until: float | None = None) -> bool:  # noqa: ARG002
+        """Do, with progress, what comes before all judging, such as training; what was done is not done again.
+
+        Args:
+            kit: the run's.
+            until: when to stop in the middle, as `time.monotonic` has it; the next call goes on from there.
+
+        Returns:
+            Whether it can be judged; not where the time was over before.
+        """
+        return True
 
     @abstractmethod
     def respond(self, kit: Kit, case: Case, max_tokens: int) -> Answers:

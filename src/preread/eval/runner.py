@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from preread.core.errors import Interrupted
 from preread.core.progress import Advance, progress
 from preread.eval.answerer import Answerer
 from preread.eval.cache import Cache
@@ -36,7 +37,12 @@ class Judged:
 
 
 def run(
-    kit: Kit, tasks: Sequence[Task], answerers: Sequence[Answerer], cache: Cache, limit: int | None = None
+    kit: Kit,
+    tasks: Sequence[Task],
+    answerers: Sequence[Answerer],
+    cache: Cache,
+    limit: int | None = None,
+    minutes: float | None = None,
 ) -> list[Judged]:
     """Judge everything that the cache does not know; deterministic on a CPU.
 
@@ -49,46 +55,62 @@ def run(
         answerers: who is held against whom.
         cache: what is known already, and where the rest is kept.
         limit: most units of a task.
+        minutes: stop after about so long, between two units or two steps of training; None runs to the end.
 
     Raises:
         UsageError: an answerer's weights were trained on a document that it would be judged on.
+        Interrupted: the minutes are over; what is done is kept, and the same call goes on with the rest.
         KeyboardInterrupt: by the user; what is done is kept, and the same call goes on with the rest.
     """
-    plans = [(task, list(task.units(kit))[:limit]) for task in tasks]
-    for task, units in plans:
-        for answerer in answerers:
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    plans = [(task, list(task.units(kit))[:limit], {a.label: a.on(task) for a in answerers}) for task in tasks]
+    for task, units, rows in plans:
+        for answerer in rows.values():
             refuse_leaks(kit, task, answerer, units)
-    known = {(task.label, answerer.label): cache.read(kit, task, answerer) for task in tasks for answerer in answerers}
+    for _, _, rows in plans:
+        for answerer in rows.values():
+            if not answerer.ready(kit, until):
+                raise _out_of_time(f"training {answerer.label}")
+    known = {(task.label, label): cache.read(kit, task, row) for task, _, rows in plans for label, row in rows.items()}
     left = sum(
-        unit.key not in known[task.label, answerer.label]
-        for task, units in plans
-        for unit in units
-        for answerer in answerers
+        unit.key not in known[task.label, label] for task, units, rows in plans for unit in units for label in rows
     )
     with progress("judging", left) as advance:
-        for task, units in plans:
+        for task, units, rows in plans:
             for unit in units:
-                _judge_unit(kit, task, unit, answerers, cache, known, advance)
-    return [_judged(kit, task, units, answerers, known) for task, units in plans]
+                _judge_unit(kit, task, unit, rows, cache, known, advance, until)
+    return [_judged(kit, task, units, rows, known) for task, units, rows in plans]
 
 
 def _judge_unit(
     kit: Kit,
     task: Task,
     unit: Unit,
-    answerers: Sequence[Answerer],
+    rows: Mapping[str, Answerer],
     cache: Cache,
     known: Mapping[tuple[str, str], dict[str, Outcome]],
     advance: Advance,
+    until: float | None,
 ) -> None:
-    for answerer in answerers:
-        outcomes = known[task.label, answerer.label]
+    for label, answerer in rows.items():
+        outcomes = known[task.label, label]
         if unit.key in outcomes:
             continue
+        if until is not None and time.monotonic() >= until:
+            raise _out_of_time(f"judging {task.label}")
         outcome = judge(kit, task, answerer, unit)
         cache.write(kit, task, answerer, outcome)
         outcomes[unit.key] = outcome
-        advance(note=f"{task.label}: {answerer.label}")
+        advance(note=f"{task.label}: {label}")
+
+
+def _out_of_time(during: str) -> Interrupted:
+    return Interrupted(
+        expected="all rows trained and all units judged in the minutes that were given",
+        got=f"their end while {during}",
+        consequence="What is done is kept; no table was made.",
+        remedy="Run the same command again: it goes on from there.",
+    )
 
 
 def judge(kit: Kit, task: Task, answerer: Answerer, unit: Unit) -> Outcome:
@@ -107,10 +129,10 @@ def _judged(
     kit: Kit,
     task: Task,
     units: Sequence[Unit],
-    answerers: Sequence[Answerer],
+    rows: Mapping[str, Answerer],
     known: Mapping[tuple[str, str], Mapping[str, Outcome]],
 ) -> Judged:
     keys = [unit.key for unit in units]
-    outcomes = {a.label: [known[task.label, a.label][key] for key in keys] for a in answerers}
-    kinds, caveats = {a.label: a.kind for a in answerers}, {a.label: a.caveats(kit) for a in answerers}
+    outcomes = {label: [known[task.label, label][key] for key in keys] for label in rows}
+    kinds, caveats = {label: a.kind for label, a in rows.items()}, {label: a.caveats(kit) for label, a in rows.items()}
     return Judged(task, keys, outcomes, kinds, caveats)
