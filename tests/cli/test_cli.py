@@ -137,6 +137,19 @@ def test_bench_cpu_publishes_its_figures(run, tmp_path, tiny_decoder, monkeypatc
     assert all(name in shown for name in ids)
 
 
+def test_bench_metrics_publishes_how_many_scores_differ(run, tmp_path, monkeypatch):
+    out = tmp_path / "figures.jsonl"
+    code, shown, _ = run("bench", "metrics", "--pairs", "3", "--out", str(out))
+    figure = json.loads(out.read_text())
+    assert code == 0
+    assert (figure["id"], figure["value"], figure["n"]) == ("eval.metric_mismatches", 0, 42)
+    assert "eval.metric_mismatches" in shown
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.text", None)
+    code, _, told = run("bench", "metrics", "--out", str(out))
+    assert (code, told.count("\n")) == (2, 1)
+    assert "pip install 'preread[dev]'" in told
+
+
 def test_the_unforeseen_is_one_message_too(run, monkeypatch):
     def broken(*_):
         raise ValueError("the sky fell")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from preread.eval.intervals import interval, ratio_interval
+from preread.eval.intervals import geometric_interval, interval, ratio_interval
 
 
 def alone(values):
@@ -38,6 +38,22 @@ def test_a_ratio_of_sums_is_what_scipy_says():
         rng=4,
     ).confidence_interval
     assert value == pytest.approx(tops.sum() / bottoms.sum())
+    assert (low, high) == pytest.approx(tuple(theirs), abs=0.02 * (high - low))
+
+
+def test_a_geometric_mean_is_that_of_the_means_as_scipy_says():
+    records = np.random.default_rng(6).gamma(1.0, 10.0, size=(3, 50))
+    records[1, ::2] = 0  # half of the answers have no bigram right
+    value, low, high = geometric_interval({str(i): [row] for i, row in enumerate(records.T)}, draws=20_000)
+    theirs = stats.bootstrap(
+        tuple(records),
+        lambda *rows, axis=-1: stats.gmean([row.mean(axis) for row in rows], axis=0),
+        n_resamples=20_000,
+        method="percentile",
+        paired=True,
+        rng=7,
+    ).confidence_interval
+    assert value == pytest.approx(stats.gmean(records.mean(axis=1)))
     assert (low, high) == pytest.approx(tuple(theirs), abs=0.02 * (high - low))
 
 
@@ -82,3 +98,9 @@ def test_what_the_documents_do_not_bound_has_no_ends():
     assert math.isnan(no_gap[0])
     assert no_gap[1:] == (-math.inf, math.inf)
     assert math.isnan(interval({})[0])
+    assert math.isnan(geometric_interval({})[0])
+
+
+def test_a_share_may_be_negative():
+    value, low, high = ratio_interval(alone([(-1.0, 2.0), (-2.0, 3.0)] * 9))
+    assert low <= value == -0.6 <= high < 0

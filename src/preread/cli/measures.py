@@ -165,6 +165,43 @@ def retrieval(
     emit([asdict(figure) for figure in figures], json_, render.figures)
 
 
+@bench_app.command()
+def metrics(
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs for each metric of each library.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the pairs.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Check the metrics of an evaluation against the libraries that have them too, on random pairs.
+
+    Example: preread bench metrics --pairs 200 --out results/figures.jsonl
+    """
+    from preread import render
+    from preread.bench.figures import Figure, publish
+    from preread.core.provenance import commit
+    from preread.demo import BOOK
+    from preread.eval.metric_check import check
+
+    at = commit()  # before anything runs: the tree may change meanwhile
+    found = check(BOOK.read_text(encoding="utf-8"), pairs, seed)
+    for one in found.mismatches:
+        say(f"{one.metric} is {one.ours} here, {one.theirs} in {one.library}: {one.answer!r} for {one.references}")
+    figure = Figure(
+        "eval.metric_mismatches",
+        value=len(found.mismatches),
+        low=len(found.mismatches),
+        high=len(found.mismatches),
+        unit="pairs",
+        n=found.compared,
+        recipe=f"{pairs} pairs for each metric of each library: spans of the demo's book, changed; seed {seed}",
+        command=shlex.join(["preread", *sys.argv[1:]]),
+        note=f"against {', '.join(found.libraries)}; a mismatch is more than 1e-9, in float32 (torchmetrics) 1e-4",
+        commit=at,
+    )
+    publish([figure], out)
+    emit([asdict(figure)], json_, render.figures)
+
+
 @train_app.command()
 def relevance(
     data: Annotated[Path, typer.Option(help="Folder of the question sets.")],
