@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
 
 from preread.core.types import Document, Passage
 from preread.data.passages import split
 from preread.nn.hf import Decoder
+from preread.retrieval.bm25 import Words
 from preread.retrieval.embedder import Embedder
 
 PASSAGE_TOKENS = 240
 """Of a passage, as a collection has them by default."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Kit:
-    """One for a run.
+    """One for a run. What it makes of a document is kept until it is asked about another one.
 
     Args:
         decoder: who answers; the same for every answerer.
@@ -28,7 +35,7 @@ class Kit:
     decoder: Decoder
     data: Path
     work: Path
-    _passages: dict[tuple[str, int], list[Passage]] = field(default_factory=dict)
+    _kept: dict[tuple[str, str, int], Any] = field(default_factory=dict)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -36,10 +43,24 @@ class Kit:
         return Embedder()
 
     def passages(self, document: Document, size: int = PASSAGE_TOKENS) -> list[Passage]:
-        """The document as passages of at most `size` tokens; the last document's are kept."""
-        key = (document.hash, size)
-        if key not in self._passages:
-            if any(kept != document.hash for kept, _ in self._passages):
-                self._passages.clear()
-            self._passages[key] = split(document, self.decoder.tokenizer, size)
-        return self._passages[key]
+        """The document as passages of at most `size` tokens."""
+        return self._once(document, "passages", size, lambda: split(document, self.decoder.tokenizer, size))
+
+    def vectors(self, document: Document, size: int = PASSAGE_TOKENS) -> np.ndarray:
+        """[n, d] float32 of length 1: the embedder's vector of each passage."""
+        texts = [passage.text for passage in self.passages(document, size)]
+        return self._once(document, "vectors", size, lambda: self.embedder.embed(texts))
+
+    def words(self, document: Document, size: int = PASSAGE_TOKENS) -> Words:
+        """The passages to be searched by words."""
+        texts = [passage.text for passage in self.passages(document, size)]
+        return self._once(document, "words", size, lambda: Words(texts))
+
+    def _once(self, document: Document, what: str, size: int, make: Callable[[], T]) -> T:
+        key = (document.hash, what, size)
+        if key not in self._kept:
+            if any(kept != document.hash for kept, _, _ in self._kept):
+                self._kept.clear()
+            self._kept[key] = make()
+        made: T = self._kept[key]
+        return made

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from preread.eval.answerer import Answerer
+from preread.eval.answerers.oracle import Oracle
 from preread.eval.answerers.plain import Full, Nothing
+from preread.eval.answerers.retrieved import Retrieved
+from preread.eval.answerers.shortened import Shortened
+from preread.eval.answerers.stretched import Stretched
 
-ANSWERERS: Mapping[str, type[Answerer]] = {kind.kind: kind for kind in (Nothing, Full)}
+ANSWERERS: Mapping[str, type[Answerer]] = {
+    kind.kind: kind for kind in (Nothing, Full, Shortened, Stretched, Retrieved, Oracle)
+}
 """Every answerer by the kind that recipes name."""
