@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from preread.eval.kit import Kit
+from preread.nn.hf import Decoder
 
 STORY = "The keeper of the lighthouse slept. In winter the storm reached the island at night; the lamp burned. "
 ROWS = [
@@ -40,6 +42,12 @@ def data(tmp_path) -> Path:
 
 
 @pytest.fixture
-def kit(tiny_decoder, data, tmp_path) -> Kit:
+def kit_of(data, tmp_path) -> Callable[[Decoder], Kit]:
+    """Of a decoder."""
+    return lambda decoder: Kit(decoder, data, tmp_path / "work")
+
+
+@pytest.fixture
+def kit(tiny_decoder, kit_of) -> Kit:
     """Of the tiny Llama."""
-    return Kit(tiny_decoder("llama"), data, tmp_path / "work")
+    return kit_of(tiny_decoder("llama"))

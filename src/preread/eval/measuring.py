@@ -44,6 +44,21 @@ def respond(decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], 
     Raises:
         Unfit: a prompt with its answer does not fit the decoder's window.
     """
+    longest = fitting(decoder, prompts, items, max_tokens)
+    at_once = len(prompts) if all(_alike(prompts[0], prompt) for prompt in prompts) else ROWS_AT_ONCE
+    found: list[Response] = []
+    for start in range(0, len(prompts), at_once):
+        some = slice(start, start + at_once)
+        found += _respond(decoder, prompts[some], items[some], max_tokens, longest)
+    return found
+
+
+def fitting(decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], max_tokens: int) -> int:
+    """Positions that are enough for any of the prompts with any text that is judged or written behind it.
+
+    Raises:
+        Unfit: the decoder's window is not.
+    """
     room = max(_longest(decoder, items), max_tokens)
     longest = max(len(prompt) for prompt in prompts)
     if longest + room > decoder.window:
@@ -53,12 +68,7 @@ def respond(decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], 
             consequence="The row leaves it out.",
             remedy="Compare on shorter contexts, or with an answerer that shortens them.",
         )
-    at_once = len(prompts) if all(_alike(prompts[0], prompt) for prompt in prompts) else ROWS_AT_ONCE
-    found: list[Response] = []
-    for start in range(0, len(prompts), at_once):
-        some = slice(start, start + at_once)
-        found += _respond(decoder, prompts[some], items[some], max_tokens, longest + room)
-    return found
+    return longest + room
 
 
 def answer_room(decoder: Decoder, items: Sequence[Item]) -> int:

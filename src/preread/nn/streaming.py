@@ -111,7 +111,7 @@ class Stream:
         Returns:
             [T, D] last hidden states.
         """
-        return torch.cat([self._read(piece) for piece in ids.split(block)])
+        return torch.cat([self._read(piece) for piece in torch.split(ids, block)])
 
     def _read(self, ids: Tensor) -> Tensor:
         block = _Block(self, len(ids))
