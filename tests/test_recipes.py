@@ -11,6 +11,7 @@ import pytest
 from preread import recipes
 from preread.core.config import build
 from preread.core.errors import FingerprintMismatch, IntegrityError, UnreadableDocument, UsageError
+from preread.core.types import text_hash
 from preread.methods.lloco.compressor import Compressor
 from preread.methods.lloco.method import Lloco
 from preread.models.loading import load
@@ -47,6 +48,8 @@ def test_a_recipe_gives_weights_that_load_and_again_changes_nothing(data, tiny_d
     assert first.finished
     assert record["trained"]["tokens"] == 6 * 2 * 60 == record["training"]["tokens"]
     assert record["trained"]["segments"] == 6
+    texts = [json.loads(line)["text"] for line in (data / "texts.jsonl").read_text().splitlines()]
+    assert record["training"]["documents"] == sorted(map(text_hash, texts))
     assert set(record["training"]["losses"]) == {"lm", "distil", "reconstruct"}
     compressor = Compressor.load(manifest.parent, tiny_decoder("llama"))
     again = run(recipe, data, data / "out")

@@ -157,12 +157,16 @@ def _objective(handle: Handle, recipe: Recipe) -> Objective:
 
 
 def provenance(recipe: Recipe, corpus: Corpus, outcome: Outcome) -> Mapping[str, Any]:
-    """What a manifest says of a run: recipe, amount of data, losses, device, commit and day."""
+    """What a manifest says of a run: recipe, data, losses, device, commit and day.
+
+    All documents that the run could read are named, so that nothing it trained is judged on them.
+    """
     seen = outcome.step * recipe.training.accumulation * recipe.rows * recipe.window
     return {
         "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
         "window": recipe.window,
         "tokens": seen,
+        "documents": sorted(set(corpus.documents)),
         "corpus_tokens": len(corpus.tokens),
         "epochs": seen / len(corpus.tokens),
         "losses": outcome.losses,

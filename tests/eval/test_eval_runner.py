@@ -8,12 +8,12 @@ from typing import ClassVar
 import pytest
 
 from preread.core.errors import Interrupted, UsageError
+from preread.core.types import text_hash
 from preread.eval.answerer import Answerer
 from preread.eval.answerers.plain import Full, Nothing
 from preread.eval.cache import Cache
 from preread.eval.case import Answers, Response, Unfit
 from preread.eval.kit import Kit
-from preread.eval.leaks import text_hash
 from preread.eval.runner import judge, run
 from preread.eval.tasks.qa import Qa
 

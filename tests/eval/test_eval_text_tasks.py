@@ -13,11 +13,11 @@ import torch
 
 from preread.core.config import build
 from preread.core.errors import UnreadableDocument, UsageError
+from preread.core.types import text_hash
 from preread.eval.answerers.plain import Full, Nothing
 from preread.eval.cache import Cache
 from preread.eval.case import Losses
 from preread.eval.kit import Kit
-from preread.eval.leaks import text_hash
 from preread.eval.runner import run
 from preread.eval.summary import table
 from preread.eval.tasks import TASKS
@@ -344,7 +344,7 @@ def test_a_file_of_something_else_is_said(kit):
         Positions("odd", length=10).units(kit)
 
 
-@pytest.mark.parametrize("path", sorted(Path("recipes").glob("eval-text*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("eval-*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_ship_are_whole(path):
     from preread.core.config import load
     from preread.eval.recipe import EvalRecipe

@@ -34,6 +34,14 @@ def sha256(*parts: bytes | str) -> str:
     return digest.hexdigest()
 
 
+def text_hash(text: str) -> str:
+    """What a manifest names a document by that something was trained on: 16 hex digits, of its words alone.
+
+    Neither its title, its pages nor how its lines break change it.
+    """
+    return sha256(" ".join(text.split()))[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Where a page or a section begins.

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preread.core.errors import UnreadableDocument, UsageError
 from preread.core.progress import progress
+from preread.core.types import text_hash
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
@@ -52,15 +53,18 @@ class Corpus:
     Args:
         tokens: [T] int32, all documents.
         bounds: [documents + 1] int64, where each begins.
+        documents: hash of each one's text.
     """
 
     tokens: np.ndarray
     bounds: np.ndarray
+    documents: tuple[str, ...]
 
     @staticmethod
     def read(paths: Sequence[Path], tokenizer: PreTrainedTokenizerBase, max_characters: int | None = None) -> Corpus:
         """Tokenise the `text` of every record; at most `max_characters` of each file, if given, whole documents."""
         pieces: list[np.ndarray] = []
+        documents: list[str] = []
         for path in paths:
             read = 0
             with progress(f"tokenising {path.name}", None) as advance:
@@ -77,9 +81,10 @@ class Corpus:
                         )
                     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
                     pieces.append(np.asarray(ids, dtype=np.int32))
+                    documents.append(text_hash(text))
                     read += len(text)
                     advance()
-        return Corpus(np.concatenate(pieces), np.cumsum([0, *map(len, pieces)]))
+        return Corpus(np.concatenate(pieces), np.cumsum([0, *map(len, pieces)]), tuple(documents))
 
     def windows(self, count: int, length: int, seed: int) -> Tensor:
         """[count, length] int64: windows inside single documents, drawn uniformly over all of them.

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from preread.core.errors import UsageError
-from preread.core.types import sha256
+from preread.core.types import text_hash
 from preread.eval.answerer import Answerer
 from preread.eval.case import Case, Unit
 from preread.eval.kit import Kit
 from preread.eval.task import Task
-
-
-def text_hash(text: str) -> str:
-    """What a manifest names a document by: hash of its text alone, whatever file or title it came with."""
-    return sha256(" ".join(text.split()))[:16]
 
 
 def refuse_leaks(kit: Kit, task: Task, answerer: Answerer, units: Sequence[Unit]) -> None:

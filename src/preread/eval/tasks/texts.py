@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from preread.core.errors import UsageError
 from preread.core.progress import progress
+from preread.core.types import text_hash
 from preread.eval.kit import Kit
-from preread.eval.leaks import text_hash
 from preread.eval.task import TextTask
 from preread.eval.tasks.sets import expect, rows, set_file
 
