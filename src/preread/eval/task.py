@@ -76,6 +76,10 @@ class Task(ABC):
             Unfit: the answerer cannot do this unit.
         """
 
+    def overall(self, records: Sequence[Record]) -> Mapping[str, float]:  # noqa: ARG002
+        """Metrics of many records together that are no mean of theirs, such as an AUROC; none by default."""
+        return {}
+
 
 class QuestionTask(Task):
     """Cases with questions: answers are written and scored, references and choices are judged by likelihood."""
