@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -50,17 +50,20 @@ class Case:
         items: the questions.
         near: how many of those sections, from the first, stand in the decoder where a method reads the rest in
             another way (CEPE, arXiv 2402.16617, section 4.3); 0 where the task does not tell them apart.
+        other: another document of the task, which holds no answer; what a control reads.
     """
 
     id: str
     document: Document
     items: tuple[Item, ...]
     near: int = 0
+    other: Document | None = None
 
     @property
     def key(self) -> str:
         """Hash of everything that could change an answer or its score."""
-        return sha256(self.id, self.document.hash, repr(self.items), repr(self.near))
+        other = self.other.hash if self.other else ""
+        return sha256(self.id, self.document.hash, repr(self.items), repr(self.near), other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Stretch:
         passages: [start, end) pieces of `far` that are passages of their own, such as retrieved ones; empty: one text.
         scores: how relevant each of those passages is, higher is better; as many as passages.
         at: as an item's.
+        other: a stretch of another document, whose far text a control reads.
     """
 
     id: str
@@ -88,15 +92,43 @@ class Stretch:
     passages: tuple[tuple[int, int], ...] = ()
     scores: tuple[float, ...] = ()
     at: tuple[tuple[str, float], ...] = ()
+    other: Stretch | None = None
 
     @property
     def key(self) -> str:
         """Hash of everything that could change its likelihood."""
-        return sha256(self.id, repr((self.far, self.near, self.target, self.passages, self.scores, self.at)))
+        read = repr((self.far, self.near, self.target, self.passages, self.scores, self.at))
+        return sha256(self.id, read, self.other.key if self.other else "")
 
 
 Unit = Case | Stretch
 """What is judged at once, and cached."""
+
+
+def with_others(units: Sequence[Unit]) -> list[Unit]:
+    """The units of a task, each with the next one's document that is not its own, the first following the last.
+
+    So a unit keeps its other document however many units are judged after it.
+    """
+    ahead: Unit | None = None
+    other: Unit | None = None
+    found: list[Unit] = []
+    for unit in reversed([*units, *units]):
+        if ahead is not None and _document(ahead) != _document(unit):
+            other = ahead
+        ahead = unit
+        found.append(_beside(unit, other))
+    return found[len(units) :][::-1]
+
+
+def _document(unit: Unit) -> str:
+    return unit.document.hash if isinstance(unit, Case) else unit.document
+
+
+def _beside(unit: Unit, other: Unit | None) -> Unit:
+    if isinstance(unit, Case):
+        return replace(unit, other=other.document) if isinstance(other, Case) else unit
+    return replace(unit, other=other) if isinstance(other, Stretch) else unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +197,7 @@ class Outcome:
         peak_bytes: most memory above what was there before; the device's where there is one, else the process's.
         stored_bytes: what is kept on disk so that the next question need not read the text again.
         unfit: why it could not be done, or an empty string.
+        notes: what was warned of on the way.
     """
 
     unit: str
@@ -173,6 +206,7 @@ class Outcome:
     peak_bytes: int = 0
     stored_bytes: int = 0
     unfit: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

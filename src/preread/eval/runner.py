@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from preread.core.errors import Interrupted
+from preread.core.errors import Interrupted, PrereadWarning
 from preread.core.progress import Advance, progress
 from preread.eval.answerer import Answerer
 from preread.eval.cache import Cache
-from preread.eval.case import Outcome, Unfit, Unit
+from preread.eval.case import Outcome, Unfit, Unit, with_others
 from preread.eval.kit import Kit
 from preread.eval.leaks import refuse_leaks
 from preread.eval.peak import peak
@@ -63,7 +66,7 @@ def run(
         KeyboardInterrupt: by the user; what is done is kept, and the same call goes on with the rest.
     """
     until = None if minutes is None else time.monotonic() + 60 * minutes
-    plans = [(task, list(task.units(kit))[:limit], {a.label: a.on(task) for a in answerers}) for task in tasks]
+    plans = [(task, with_others(task.units(kit))[:limit], {a.label: a.on(task) for a in answerers}) for task in tasks]
     for task, units, rows in plans:
         for answerer in rows.values():
             refuse_leaks(kit, task, answerer, units)
@@ -115,14 +118,28 @@ def _out_of_time(during: str) -> Interrupted:
 
 def judge(kit: Kit, task: Task, answerer: Answerer, unit: Unit) -> Outcome:
     """What one answerer does with one unit, with time and memory."""
-    with peak(kit.decoder.device) as memory:
+    with peak(kit.decoder.device) as memory, _heard() as notes:
         start = time.perf_counter()
         try:
             records, stored = task.judge(kit, answerer, unit)
         except Unfit as error:
             return Outcome(unit.key, (), unfit=f"{error.expected}; got {error.got}")
         seconds = time.perf_counter() - start
-    return Outcome(unit.key, tuple(records), seconds, memory.bytes, stored)
+    return Outcome(unit.key, tuple(records), seconds, memory.bytes, stored, notes=tuple(notes))
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What our own warnings said, once the block has ended; others are passed on."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", PrereadWarning)
+        yield notes
+    for one in heard:
+        if issubclass(one.category, PrereadWarning):
+            notes.append(str(one.message))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _judged(
@@ -134,5 +151,13 @@ def _judged(
 ) -> Judged:
     keys = [unit.key for unit in units]
     outcomes = {label: [known[task.label, label][key] for key in keys] for label in rows}
-    kinds, caveats = {label: a.kind for label, a in rows.items()}, {label: a.caveats(kit) for label, a in rows.items()}
+    kinds = {label: answerer.kind for label, answerer in rows.items()}
+    caveats = {label: (*a.caveats(kit), *_furthest(outcomes[label])) for label, a in rows.items()}
     return Judged(task, keys, outcomes, kinds, caveats)
+
+
+def _furthest(outcomes: Sequence[Outcome]) -> list[str]:
+    """What was noted of any unit; of notes that differ in numbers alone, the one with the largest."""
+    notes = {note for outcome in outcomes for note in outcome.notes}
+    in_order = sorted(notes, key=lambda note: ([int(number) for number in re.findall(r"\d+", note)], note))
+    return list({re.sub(r"\d+", "", note): note for note in in_order}.values())

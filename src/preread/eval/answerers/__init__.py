@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from preread.eval.answerer import Answerer
+from preread.eval.answerers.memory import Remembered
 from preread.eval.answerers.oracle import Oracle
+from preread.eval.answerers.other import Other
 from preread.eval.answerers.plain import Full, Nothing
 from preread.eval.answerers.replug import Replug
 from preread.eval.answerers.retrieved import Retrieved
@@ -15,6 +17,7 @@ from preread.eval.answerers.stretched import Stretched
 from preread.eval.answerers.tuned import Tuned
 
 ANSWERERS: Mapping[str, type[Answerer]] = {
-    kind.kind: kind for kind in (Nothing, Full, Shortened, Stretched, Retrieved, Oracle, Replug, Streaming, Tuned)
+    kind.kind: kind
+    for kind in (Nothing, Full, Shortened, Stretched, Retrieved, Oracle, Replug, Streaming, Remembered, Other, Tuned)
 }
 """Every answerer by the kind that recipes name."""

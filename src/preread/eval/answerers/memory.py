@@ -1,0 +1,164 @@
+"""Memories by any method: all of the document's, or those of the passages that are best for each question."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from preread.core.config import build
+from preread.core.errors import BeyondTraining, PrereadWarning, UsageError
+from preread.core.memory import Memory
+from preread.core.method import Handle, Method
+from preread.core.types import Passage, Prompt, Scope
+from preread.eval.answerer import Layout, Prompted
+from preread.eval.answerers.retrieved import Retrieved
+from preread.eval.case import Case, Item, Stretch, Unfit
+from preread.eval.kit import PASSAGE_TOKENS, Kit
+from preread.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Remembered(Prompted):
+    """Reads what a method made of the context; attached for a case at a time.
+
+    Args:
+        method: its name.
+        settings: its own, such as `ratio`.
+        reads: `whole` is every memory of the document, read in one piece where the method keeps such ones; `passages`
+            those that the product's hybrid search finds, in the order of the document (of running text: the passages
+            with the best scores).
+        passages: how many of those.
+
+    Raises:
+        UsageError: no such method or setting, or no passages.
+    """
+
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    reads: Literal["whole", "passages"] = "whole"
+    passages: int = 5
+    kind: ClassVar[str] = "memory"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS or self.passages < 1:
+            raise UsageError(
+                expected=f"a method ({', '.join(METHODS)}) and one passage or more",
+                got=f"{self.method} and {self.passages}",
+                consequence="Nothing was judged.",
+                remedy="Correct `method` and `passages` in the recipe.",
+            )
+        assert self._method  # its settings are refused now, not when its turn comes
+
+    @cached_property
+    def _method(self) -> Method:
+        method: Method = build(METHODS[self.method], self.settings)
+        return method
+
+    @property
+    def label(self) -> str:
+        """As tables name it: `kv 16x`, `lloco 30x recursive`, `kv 16x, 5 passages`."""
+        ratio = getattr(self._method, "ratio", None)
+        told = [self.method, *([f"{ratio:g}x"] if ratio else []), *_told(self.settings)]
+        return " ".join(told) + (f", {self.passages} passages" if self.reads == "passages" else "")
+
+    def key(self, kit: Kit) -> str:
+        """The settings, and who makes the memories: weights of the method and of the decoder."""
+        with self._method.attach(kit.decoder) as handle:
+            return f"{super().key(kit)} {handle.producer(self._scope(handle)).key}"
+
+    def caveats(self, kit: Kit) -> tuple[str, ...]:
+        """What the method says of any memory; what it says of a case's own is warned of there."""
+        with self._method.attach(kit.decoder) as handle:
+            return handle.caveats(())
+
+    def trained_on(self, kit: Kit) -> frozenset[str]:
+        """The documents of the method's own weights."""
+        with self._method.attach(kit.decoder) as handle:
+            return handle.trained_on
+
+    @contextmanager
+    def laid(self, kit: Kit, case: Case, items: Sequence[Item], adapter: str | None = None) -> Iterator[Layout]:
+        """As `Prompted.laid`."""
+        passages = kit.passages(case.document)
+        with self._method.attach(kit.decoder) as handle:
+            memories = self._encoded(handle, passages)
+            if self.reads == "whole":
+                prompts = _shared([handle.prompt(item.question, memories, adapter) for item in items])
+                _warn(handle, memories)
+            else:
+                rankings = Retrieved(passages=self.passages).ranked(kit, case, items, self.passages)
+                chosen = [[memories[i] for i in sorted(p.index for p in own[: self.passages])] for own in rankings]
+                prompts = [handle.prompt(item.question, own, adapter) for item, own in zip(items, chosen, strict=True)]
+                _warn(handle, max(chosen, key=len, default=[]))
+            yield Layout(kit.decoder, prompts, _stored(memories))
+
+    @contextmanager
+    def continued(self, kit: Kit, stretch: Stretch) -> Iterator[Layout]:
+        """As `Prompted.continued`: a memory of the far text, then the near text as it is.
+
+        Raises:
+            Unfit: there is no near text to go on from, or no scores to choose passages by.
+        """
+        if not stretch.near or (self.reads == "passages" and not stretch.scores):
+            raise Unfit(
+                expected="near text" if not stretch.near else "far text in passages with scores",
+                got="none",
+                consequence="The row leaves it out.",
+                remedy="Choose another task, or whole memories.",
+            )
+        with self._method.attach(kit.decoder) as handle:
+            memories = self._encoded(handle, _pieces(stretch))
+            read = memories
+            if self.reads == "passages":
+                best = sorted(range(len(memories)), key=lambda i: -stretch.scores[i])[: self.passages]
+                read = [memories[i] for i in sorted(best)]
+            _warn(handle, read)
+            prompt = handle.continuation(torch.tensor(stretch.near), read)
+            yield Layout(kit.decoder, [prompt], _stored(memories))
+
+    def _scope(self, handle: Handle) -> Scope:
+        return "document" if self.reads == "whole" and "document" in handle.scopes else "passage"
+
+    def _encoded(self, handle: Handle, passages: Sequence[Passage]) -> list[Memory]:
+        """Memories of the passages; none of none."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BeyondTraining)  # the handle's caveats say the same with numbers
+            return list(handle.encode(passages, self._scope(handle))) if passages else []
+
+
+def _told(settings: Mapping[str, Any]) -> list[str]:
+    """Settings but the ratio, as labels say them."""
+    rest = {name: value for name, value in sorted(settings.items()) if name != "ratio"}
+    plain = {name: Path(value).name if isinstance(value, str) else f"{name} {value}" for name, value in rest.items()}
+    return [name if rest[name] is True else told for name, told in plain.items()]
+
+
+def _shared(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts of the same memories, which then hold them once and not once each."""
+    return [replace(prompt, embeds=prompts[0].embeds, kv=prompts[0].kv) for prompt in prompts]
+
+
+def _stored(memories: Sequence[Memory]) -> int:
+    return sum(len(memory.to_bytes()) for memory in memories)
+
+
+def _warn(handle: Handle, memories: Sequence[Memory]) -> None:
+    """Of what the method says of these memories and not of any."""
+    always = handle.caveats(())
+    for note in handle.caveats(memories):
+        if note not in always:
+            warnings.warn(note, PrereadWarning, stacklevel=2)
+
+
+def _pieces(stretch: Stretch) -> list[Passage]:
+    """The far text as its own passages, or where it is one text as pieces of the usual length."""
+    starts = range(0, len(stretch.far), PASSAGE_TOKENS)
+    borders = stretch.passages or [(start, start + PASSAGE_TOKENS) for start in starts]
+    return [Passage(stretch.document, i, stretch.far[a:b], 0, 0, "", "", a) for i, (a, b) in enumerate(borders)]
