@@ -21,7 +21,7 @@ from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
 from preread.store.store import Store
 
-WIDTH = 1024
+WIDTH = 2**14
 MODES = ("dense", "bm25", "hybrid")
 NAMES = ("Ada", "Bela", "Cyril", "Dora", "Egon", "Fay", "Gus", "Hal", "Ida", "Jon", "Kim", "Lea")
 TEXT = "\n\n".join(f"{name} kept the lighthouse on day {i} and saw {i * 7} ships pass." for i, name in enumerate(NAMES))
