@@ -10,8 +10,9 @@ from statistics import mean
 from typing import Any
 
 from preread.eval.case import Outcome, Record
-from preread.eval.intervals import interval, ratio_interval
+from preread.eval.intervals import drawn_interval, interval, ratio_interval
 from preread.eval.runner import Judged
+from preread.eval.task import Task
 
 FLOOR, CEILING = "none", "full"
 """Kinds of answerers between which the share of the gap is counted."""
@@ -138,7 +139,7 @@ def _row(judged: Judged, label: str, on_gpu: bool) -> Row:
     done = [outcome for outcome in outcomes if not outcome.unfit]
     unfit = [outcome.unfit for outcome in outcomes if outcome.unfit]
     records = [record for outcome in done for record in outcome.records]
-    metrics = _metrics(records)
+    metrics = _metrics(records) | _overall(judged.task, records)
     if (share := _share(judged, label)) is not None:
         metrics["share"] = share
     grid: dict[tuple[tuple[str, float], ...], list[Record]] = defaultdict(list)
@@ -170,6 +171,15 @@ def _metrics(records: Sequence[Record]) -> dict[str, Value]:
         own = found["nll"]
         found["perplexity"] = Value(exp(own.value), exp(own.low), exp(own.high), own.n)
     return found
+
+
+def _overall(task: Task, records: Sequence[Record]) -> dict[str, Value]:
+    """The task's own metrics of all records together, drawn again by unit."""
+    units: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        units[record.unit].append(record)
+    found = drawn_interval(units, task.overall) if records else {}
+    return {name: Value(*ends, len(records)) for name, ends in found.items()}
 
 
 def _mean(name: str, records: Iterable[Record]) -> Value:

@@ -123,13 +123,14 @@ class Abstention(Unanswered):
 
     def overall(self, records: Sequence[Record]) -> Mapping[str, float]:
         """Precision and F1 of abstaining, and the AUROC of the word's likelihood, from 0 to 100."""
-        from sklearn.metrics import f1_score, precision_score, roc_auc_score
+        from sklearn.metrics import roc_auc_score
 
         should = [record.scores["should_abstain"] > 0 for record in records]
         did = [record.scores["abstained"] > 0 for record in records]
+        right = sum(one and other for one, other in zip(should, did, strict=True))
         found = {
-            "abstain_f1": 100 * float(f1_score(should, did, zero_division=0)),
-            "abstain_precision": 100 * float(precision_score(should, did, zero_division=0)),
+            "abstain_f1": 200.0 * right / max(1, sum(should) + sum(did)),
+            "abstain_precision": 100.0 * right / max(1, sum(did)),
         }
         if len({*should}) == 2:
             likely = [-record.scores["nll_unanswerable"] for record in records]
