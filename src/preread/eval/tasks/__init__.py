@@ -10,6 +10,7 @@ from preread.eval.tasks.abstention import Abstention, OffTopic
 from preread.eval.tasks.chunked import Chunked
 from preread.eval.tasks.in_context import InContext
 from preread.eval.tasks.keyvalue import KeyValue
+from preread.eval.tasks.longbench import LongBench
 from preread.eval.tasks.needle import BookNeedle, Passkey
 from preread.eval.tasks.open_domain import OpenDomain
 from preread.eval.tasks.positions import Positions
@@ -23,6 +24,7 @@ TASKS: Mapping[str, type[Task]] = {
     kind.kind: kind
     for kind in (
         Qa,
+        LongBench,
         Sliding,
         Chunked,
         Positions,
