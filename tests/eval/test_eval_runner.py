@@ -11,6 +11,9 @@ from preread.core.errors import Interrupted, UsageError
 from preread.core.types import text_hash
 from preread.eval.answerer import Answerer
 from preread.eval.answerers.plain import Full, Nothing
+from preread.eval.answerers.retrieved import Retrieved
+from preread.eval.answerers.shortened import Shortened
+from preread.eval.answerers.stretched import Stretched
 from preread.eval.cache import Cache
 from preread.eval.case import Answers, Response, Unfit
 from preread.eval.kit import Kit
@@ -82,6 +85,13 @@ def test_a_limit_takes_the_first_units_and_the_rest_goes_on_from_them(kit, cache
     assert len(whole[0].units) == 4
 
 
+def test_a_larger_subsample_goes_on_from_a_smaller_one(kit, cache):
+    run(kit, [Qa("tales", documents=2)], [Scripted("one")], cache)
+    run(kit, [Qa("tales", documents=3)], [Scripted("one")], cache)
+    assert len(set(CALLS)) == 3
+    assert len(CALLS) <= 4, "the control of the last document is another one now"
+
+
 def test_cut_anywhere_the_cache_loses_the_last_line_at_most(kit, cache):
     whole = run(kit, [Qa("tales")], [Scripted("one")], cache)
     [path] = cache.folder.iterdir()
@@ -134,6 +144,47 @@ def test_two_runs_on_a_cpu_are_the_same(kit, tmp_path):
     for one, other in zip(*runs, strict=True):
         for label in one.outcomes:
             assert [o.records for o in one.outcomes[label]] == [o.records for o in other.outcomes[label]]
+
+
+SHORT = [
+    Stretched(rule="ntk"),
+    Stretched(rule="yarn", factor=1),
+    Shortened(positions=400),
+    Shortened(keep="head+tail", ratio=1),
+    Retrieved(mode="bm25", passages=5, passage_tokens=512),
+    Retrieved(mode="bm25", ratio=1),
+]
+
+
+@pytest.mark.parametrize("answerer", SHORT, ids=lambda answerer: answerer.label)
+def test_what_comes_down_to_another_answerer_is_the_same_to_the_bit(kit, answerer):
+    task = Qa("tales")
+    for unit in task.units(kit):
+        assert answerer.plainly(kit, unit) == Full()
+        ours, plain = judge(kit, task, answerer, unit), judge(kit, task, Full(), unit)
+        assert (ours.records, ours.stored_bytes) == (plain.records, plain.stored_bytes)
+
+
+LONG = [
+    Stretched(rule="ntk", factor=2),
+    Shortened(positions=40),
+    Retrieved(mode="bm25", ratio=4),
+    Retrieved(mode="dense", ratio=1),
+]
+
+
+@pytest.mark.parametrize("answerer", LONG, ids=lambda answerer: answerer.label)
+def test_what_reads_less_or_keeps_more_is_itself(kit, answerer):
+    assert all(answerer.plainly(kit, unit) == answerer for unit in Qa("tales").units(kit))
+
+
+def test_what_another_row_has_done_already_is_not_done_again(kit, cache, monkeypatch):
+    done = []
+    monkeypatch.setattr("preread.eval.runner.judge", lambda *a: done.append(a[2].label) or judge(*a))
+    [judged] = run(kit, [Qa("tales")], [Full(), Shortened(positions=400), Stretched(rule="ntk")], cache)
+    assert done == ["full text"] * 4
+    assert judged.outcomes["head 400"] == judged.outcomes["full text"] == judged.outcomes["full text, ntk"]
+    assert judged.kinds["head 400"] == "shortened"
 
 
 def test_reading_takes_memory_and_time_that_are_seen(kit):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from preread.core.types import Prompt
-from preread.eval.case import Answers, Case, Item, Losses, Stretch, Unfit
+from preread.eval.case import Answers, Case, Item, Losses, Stretch, Unfit, Unit
 from preread.eval.kit import Kit
 from preread.eval.measuring import losses, respond
 from preread.nn.hf import Decoder
@@ -79,6 +79,10 @@ class Answerer(ABC):
             Whether it can be judged; not where the time was over before.
         """
         return True
+
+    def plainly(self, kit: Kit, unit: Unit) -> Answerer:  # noqa: ARG002 for those that come down to another
+        """The plainest answerer that reads and keeps the very same of a unit, so that it need not be done twice."""
+        return self
 
     @abstractmethod
     def respond(self, kit: Kit, case: Case, max_tokens: int) -> Answers:

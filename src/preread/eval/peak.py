@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -20,9 +21,15 @@ class Peak:
     bytes: int = 0
 
 
+def _trim() -> None:
+    """Have what was freed go back to the system, so that using it again is seen; glibc alone can."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def peak(device: torch.device) -> Iterator[Peak]:
-    """The device's allocated memory where there is a GPU, else the process's resident memory, looked at now and then."""
+    """Allocated memory of a GPU where the device is one, else resident memory of the process, looked at now and then."""
     found = Peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -31,6 +38,7 @@ def peak(device: torch.device) -> Iterator[Peak]:
         found.bytes = torch.cuda.max_memory_allocated(device) - before
         return
     process, done = psutil.Process(), threading.Event()
+    _trim()
     before = process.memory_info().rss
 
     def look() -> None:

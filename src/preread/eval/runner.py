@@ -101,7 +101,10 @@ def _judge_unit(
             continue
         if until is not None and time.monotonic() >= until:
             raise _out_of_time(f"judging {task.label}")
-        outcome = judge(kit, task, answerer, unit)
+        plain = answerer.plainly(kit, unit)
+        twin = next((name for name, row in rows.items() if name != label and row == plain), None)
+        done = None if twin is None else known[task.label, twin].get(unit.key)
+        outcome = done or judge(kit, task, answerer, unit)
         cache.write(kit, task, answerer, outcome)
         outcomes[unit.key] = outcome
         advance(note=f"{task.label}: {label}")

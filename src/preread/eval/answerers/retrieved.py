@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from preread.core.types import Document, Hit, Passage
-from preread.eval.answerer import Layout
-from preread.eval.answerers.budgeted import Selected, beside_text
-from preread.eval.answerers.plain import text_lead
-from preread.eval.case import Case, Item, Stretch
+from preread.eval.answerer import Answerer, Layout
+from preread.eval.answerers.budgeted import Selected, beside, beside_text
+from preread.eval.answerers.plain import Full, text_lead
+from preread.eval.case import Case, Item, Stretch, Unit
 from preread.eval.kit import Kit
 from preread.retrieval.bm25 import Words
 from preread.retrieval.fusing import fuse, pool
@@ -41,6 +41,15 @@ class Retrieved(Selected):
     def label(self) -> str:
         """As tables name it."""
         return self.mode + self.size
+
+    def plainly(self, kit: Kit, unit: Unit) -> Answerer:
+        """Where the budget is as large as the unit's context and no vectors are kept, the full text."""
+        if not isinstance(unit, Case) or self.mode != "bm25":
+            return self
+        passages = kit.passages(unit.document, self.passage_tokens)
+        tokens = sum(len(passage.ids) for passage in passages)
+        whole = len(passages) <= (self.passages or len(passages))
+        return Full() if whole and tokens <= self.limit(tokens, beside(kit.decoder, unit.items)) else self
 
     def stored(self, kit: Kit, document: Document) -> int:
         """The text, and the vectors where there are any; an index of words is made from the text again."""

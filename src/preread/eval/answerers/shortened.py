@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
-from preread.eval.answerer import Layout
+from preread.eval.answerer import Answerer, Layout
 from preread.eval.answerers.budgeted import Budgeted, beside, beside_text
-from preread.eval.answerers.plain import text_lead, text_prompts
-from preread.eval.case import Case, Item, Stretch
+from preread.eval.answerers.plain import Full, text_lead, text_prompts
+from preread.eval.case import Case, Item, Stretch, Unit
 from preread.eval.kit import Kit
 
 T = TypeVar("T")
@@ -34,6 +34,13 @@ class Shortened(Budgeted):
     def label(self) -> str:
         """As tables name it."""
         return self.keep + self.size
+
+    def plainly(self, kit: Kit, unit: Unit) -> Answerer:
+        """Where the budget is as large as the unit's context, the full text."""
+        if not isinstance(unit, Case):
+            return self
+        tokens = len(kit.decoder.tokens(unit.document.text))
+        return Full() if tokens <= self.limit(tokens, beside(kit.decoder, unit.items)) else self
 
     def short(self, ids: Sequence[T], limit: int) -> Sequence[T]:
         """At most `limit` of the ids, in order."""

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from preread.eval.answerer import Layout
+from preread.eval.answerer import Answerer, Layout
 from preread.eval.answerers.plain import Full
-from preread.eval.case import Case, Item, Stretch
+from preread.eval.case import Case, Item, Stretch, Unit
 from preread.eval.kit import Kit
 from preread.eval.measuring import answer_room
 from preread.nn.rope import RULES, Rule, stretched
@@ -41,6 +41,14 @@ class Stretched(Full):
     def caveats(self, kit: Kit) -> tuple[str, ...]:  # noqa: ARG002
         """That nobody trained it for this."""
         return ("the window is stretched without training",)
+
+    def plainly(self, kit: Kit, unit: Unit) -> Answerer:
+        """Where the unit fits the window as it is, the full text."""
+        if self.factor not in (None, 1) or not isinstance(unit, Case):
+            return self
+        with super().laid(kit, unit, unit.items) as plain:
+            needed = max(map(len, plain.prompts), default=0) + answer_room(kit.decoder, unit.items)
+        return Full() if needed <= kit.decoder.window else self
 
     @contextmanager
     def laid(self, kit: Kit, case: Case, items: Sequence[Item], adapter: str | None = None) -> Iterator[Layout]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from preread.core.types import Document
+from preread.core.types import Document, sha256
 from preread.eval.case import Case, Item
 from preread.eval.evidence import evidence
 from preread.eval.kit import Kit
@@ -108,6 +108,11 @@ class Qa(QuestionTask):
     def max_tokens(self) -> int:
         """The set's."""
         return self.style.max_tokens
+
+    @property
+    def key(self) -> str:
+        """How a case is judged, however many there are: a larger subsample goes on from a smaller one."""
+        return sha256(self.kind, self.set, self.split, repr(self.style))
 
     def units(self, kit: Kit) -> Sequence[Case]:
         """The first documents of the shuffle, each with the first of its questions."""
