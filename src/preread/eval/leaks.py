@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from preread.core.errors import UsageError
 from preread.core.types import text_hash
 from preread.eval.answerer import Answerer
 from preread.eval.case import Case, Unit
 from preread.eval.kit import Kit
-from preread.eval.task import Task
 
 
-def refuse_leaks(kit: Kit, task: Task, answerer: Answerer, units: Sequence[Unit]) -> None:
+class Labelled(Protocol):
+    """A task, or whatever else is judged under a name."""
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+
+
+def refuse_leaks(kit: Kit, task: Labelled, answerer: Answerer, units: Sequence[Unit]) -> None:
     """See that an answerer's weights have not seen a document of a task.
 
     Raises:

@@ -12,7 +12,7 @@ from itertools import islice
 from math import prod
 from typing import Any
 
-from preread.core.errors import UsageError
+from preread.core.errors import UsageError, first_line
 from preread.eval.metrics import ROUGES, declines, normalised, score
 
 Theirs = Callable[[str, Sequence[str]], float | None]
@@ -149,7 +149,7 @@ def _libraries() -> list[Library]:
     except ImportError as error:
         raise UsageError(
             expected="torchmetrics, nltk and lm-eval with its longbench extra, which metrics are checked against",
-            got=str(error).strip().splitlines()[0],
+            got=first_line(error),
             consequence="Nothing was checked.",
             remedy="Install them: pip install 'preread[dev]'.",
         ) from error

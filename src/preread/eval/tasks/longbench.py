@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import yaml
 from jinja2 import Template
 
-from preread.core.errors import UnreadableDocument, UsageError
+from preread.core.errors import UnreadableDocument, UsageError, first_line
 from preread.core.types import Document, text_hash
 from preread.data.corpora import records
 from preread.eval.case import Case, Item
@@ -202,7 +202,7 @@ def official() -> ModuleType:
     except ImportError as error:
         raise UsageError(
             expected="lm-eval with its longbench extra, whose metrics judge LongBench's files",
-            got=str(error).strip().splitlines()[0],
+            got=first_line(error),
             consequence="Nothing was judged.",
             remedy="Install it: pip install 'preread[lm-eval]'.",
         ) from error
