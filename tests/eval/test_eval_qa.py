@@ -31,6 +31,14 @@ def test_a_smaller_subsample_is_a_part_of_a_larger_one(kit):
         assert case.document == whole[case.id].document
 
 
+def test_long_documents_can_be_left_out(kit):
+    lengths = {case.id: len(case.document.text) for case in Qa("tales").units(kit)}
+    most = sorted(lengths.values())[1]
+    assert {case.id for case in Qa("tales", characters=most).units(kit)} == {
+        name for name, length in lengths.items() if length <= most
+    }
+
+
 def test_a_set_can_be_a_file(kit, data):
     path = str(data / "qa" / "tales.test.jsonl.gz")
     assert [case.items for case in Qa(path).units(kit)] == [case.items for case in Qa("tales").units(kit)]

@@ -80,9 +80,13 @@ class Answerer(ABC):
         """
         return True
 
-    def plainly(self, kit: Kit, unit: Unit) -> Answerer:  # noqa: ARG002 for those that come down to another
-        """The plainest answerer that reads and keeps the very same of a unit, so that it need not be done twice."""
-        return self
+    def plainly(self, kit: Kit, unit: Unit) -> tuple[Answerer, int]:  # noqa: ARG002 for those that come down to another
+        """The plainest answerer that reads the very same of a unit, so that it need not be done twice.
+
+        Returns:
+            That answerer, or itself, and the bytes that this one keeps of the unit's context (0 for itself).
+        """
+        return self, 0
 
     @abstractmethod
     def respond(self, kit: Kit, case: Case, max_tokens: int) -> Answers:

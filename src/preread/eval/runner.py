@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from preread.core.errors import Interrupted, PrereadWarning
 from preread.core.progress import Advance, progress
@@ -101,10 +101,10 @@ def _judge_unit(
             continue
         if until is not None and time.monotonic() >= until:
             raise _out_of_time(f"judging {task.label}")
-        plain = answerer.plainly(kit, unit)
+        plain, stored = answerer.plainly(kit, unit)
         twin = next((name for name, row in rows.items() if name != label and row == plain), None)
         done = None if twin is None else known[task.label, twin].get(unit.key)
-        outcome = done or judge(kit, task, answerer, unit)
+        outcome = replace(done, stored_bytes=stored) if done else judge(kit, task, answerer, unit)
         cache.write(kit, task, answerer, outcome)
         outcomes[unit.key] = outcome
         advance(note=f"{task.label}: {label}")

@@ -42,14 +42,15 @@ class Retrieved(Selected):
         """As tables name it."""
         return self.mode + self.size
 
-    def plainly(self, kit: Kit, unit: Unit) -> Answerer:
-        """Where the budget is as large as the unit's context and no vectors are kept, the full text."""
-        if not isinstance(unit, Case) or self.mode != "bm25":
-            return self
+    def plainly(self, kit: Kit, unit: Unit) -> tuple[Answerer, int]:
+        """Where the budget is as large as the unit's context, the full text."""
+        if not isinstance(unit, Case):
+            return self, 0
         passages = kit.passages(unit.document, self.passage_tokens)
         tokens = sum(len(passage.ids) for passage in passages)
-        whole = len(passages) <= (self.passages or len(passages))
-        return Full() if whole and tokens <= self.limit(tokens, beside(kit.decoder, unit.items)) else self
+        limit = self.limit(tokens, beside(kit.decoder, unit.items))
+        whole = tokens <= limit and len(passages) <= (self.passages or len(passages))
+        return (Full(), self.stored(kit, unit.document)) if whole else (self, 0)
 
     def stored(self, kit: Kit, document: Document) -> int:
         """The text, and the vectors where there are any; an index of words is made from the text again."""

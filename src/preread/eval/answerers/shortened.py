@@ -35,12 +35,13 @@ class Shortened(Budgeted):
         """As tables name it."""
         return self.keep + self.size
 
-    def plainly(self, kit: Kit, unit: Unit) -> Answerer:
+    def plainly(self, kit: Kit, unit: Unit) -> tuple[Answerer, int]:
         """Where the budget is as large as the unit's context, the full text."""
         if not isinstance(unit, Case):
-            return self
+            return self, 0
         tokens = len(kit.decoder.tokens(unit.document.text))
-        return Full() if tokens <= self.limit(tokens, beside(kit.decoder, unit.items)) else self
+        whole = tokens <= self.limit(tokens, beside(kit.decoder, unit.items))
+        return (Full(), len(unit.document.text.encode())) if whole else (self, 0)
 
     def short(self, ids: Sequence[T], limit: int) -> Sequence[T]:
         """At most `limit` of the ids, in order."""

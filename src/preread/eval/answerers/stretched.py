@@ -42,13 +42,13 @@ class Stretched(Full):
         """That nobody trained it for this."""
         return ("the window is stretched without training",)
 
-    def plainly(self, kit: Kit, unit: Unit) -> Answerer:
+    def plainly(self, kit: Kit, unit: Unit) -> tuple[Answerer, int]:
         """Where the unit fits the window as it is, the full text."""
         if self.factor not in (None, 1) or not isinstance(unit, Case):
-            return self
+            return self, 0
         with super().laid(kit, unit, unit.items) as plain:
             needed = max(map(len, plain.prompts), default=0) + answer_room(kit.decoder, unit.items)
-        return Full() if needed <= kit.decoder.window else self
+        return (Full(), plain.stored_bytes) if needed <= kit.decoder.window else (self, 0)
 
     @contextmanager
     def laid(self, kit: Kit, case: Case, items: Sequence[Item], adapter: str | None = None) -> Iterator[Layout]:

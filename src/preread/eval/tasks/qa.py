@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from statistics import mean
 from typing import Any, ClassVar
 
 from preread.core.types import Document, sha256
-from preread.eval.case import Case, Item
+from preread.eval.case import Case, Item, Record
 from preread.eval.evidence import evidence
 from preread.eval.kit import Kit
-from preread.eval.metrics import score
+from preread.eval.metrics import ROUGES, score
 from preread.eval.task import Group, QuestionTask
 from preread.eval.tasks.sets import draw, rows, set_file
 
@@ -38,7 +40,7 @@ class Style:
 
 ANSWER = Style("single document", ("f1", "em"), 32, SHORT)
 MAYBE = Style("single document", ("f1", "em"), 32, NO_ANSWER)
-SUMMARY = Style("summarisation", ("rouge", "rouge1", "rouge2", "rougeL"), 160)
+SUMMARY = Style("summarisation", ("rouge", "rouge1", "rouge2", "rougeL"), 128)
 CHOICE = Style("single document", ("accuracy",), 0)
 HOPS = Style("several documents", ("f1", "em"), 32, SHORT)
 
@@ -76,12 +78,14 @@ class Qa(QuestionTask):
         split: `test`, or another part where settings are chosen.
         documents: most documents, in the order of a shuffle that depends on their ids alone; None takes all.
         questions: most questions of a document, drawn likewise; None takes all.
+        characters: longest document; None takes any.
     """
 
     set: str
     split: str = "test"
     documents: int | None = None
     questions: int | None = None
+    characters: int | None = None
     kind: ClassVar[str] = "qa"
 
     @property
@@ -117,12 +121,23 @@ class Qa(QuestionTask):
     def units(self, kit: Kit) -> Sequence[Case]:
         """The first documents of the shuffle, each with the first of its questions."""
         found = rows(question_file(kit.data, self.set, self.split), "text", "questions")
-        cases = [self._case(row) for row in found[: self.documents]]
+        short = [row for row in found if len(row["text"]) <= (self.characters or len(row["text"]))]
+        cases = [self._case(row) for row in short[: self.documents]]
         return [case for case in cases if case.items]
 
     def score(self, item: Item, answer: str) -> Mapping[str, float]:
         """The set's metrics."""
         return {name: score(name, answer, item.answers) for name in self.style.metrics}
+
+    def overall(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """A set's ROUGE is the geometric mean of its three means (SCROLLS), not the mean of its answers' ones.
+
+        A single answer often has no pair of words right, and its own geometric mean is 0 then.
+        """
+        if "rouge" not in self.style.metrics:
+            return {}
+        means = [mean(record.scores[kind] for record in records) for kind in ROUGES]
+        return {"rouge": prod(means) ** (1 / len(means))}
 
     def _case(self, row: Mapping[str, Any]) -> Case:
         document = Document(row["doc_id"], row.get("title") or row["doc_id"], row["text"])
