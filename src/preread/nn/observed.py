@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from preread.nn.attending import attending
+from preread.nn.attending import attend, attending, scale_of
 from preread.nn.hf import Decoder
 
 OBSERVED = "observed"
@@ -60,21 +59,7 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any
 ) -> tuple[Tensor, Tensor | None]:
     """[B, T, H, E]: attention as the decoder's own, for `_watch` to see if this thread observes."""
-    scale = query.shape[-1] ** -0.5 if rest.get("scaling") is None else rest["scaling"]
     if _watch.layers is not None:
         _watch.layers.append((query[0], key[0], value[0]))
-        _watch.scale = scale
-    if (cap := rest.get("softcap")) is not None:
-        return _capped(query, key, value, mask, scale, cap), None
-    attended: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, mask, **rest)
-    return attended
-
-
-def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, cap: float) -> Tensor:
-    """[B, T, H, E] attention with a soft cap on its scores (Gemma 2), which PyTorch's own kernels do not have."""
-    shared = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-    scores = torch.tanh(query @ key.transpose(-1, -2) * scale / cap) * cap
-    allowed = mask if mask is not None else scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
-    weights = scores.float().masked_fill(~allowed, float("-inf")).softmax(-1).to(value.dtype)
-    return (weights @ value).transpose(1, 2)
+        _watch.scale = scale_of(query, rest)
+    return attend(module, query, key, value, mask, **rest), None

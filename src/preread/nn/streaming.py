@@ -17,14 +17,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from preread.core.errors import UnsupportedModel, UsageError
-from preread.nn.attending import attending
+from preread.nn.attending import attend, attending, scale_of
 from preread.nn.hf import Decoder
 
 STREAMING = "streaming"
 BLOCK = 512
 """Positions read at once."""
+EIGHT = 8
+"""Widths of heads are multiples of it, which keeps the quick kernels of GPUs available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ class _Block:
         first = max(sinks, seen - recent)  # the oldest of the recent ones that is still held
         places = torch.cat([everything[:sinks], everything[first:]])  # [N] of all keys
         own = everything[seen:, None]
-        self.hidden = (places > own) | ((places >= sinks) & (places < own - recent))
+        self.mask = ((places <= own) & ((places < sinks) | (places >= own - recent)))[None, None]
         self.sinks = min(sinks, len(places))
         last = len(places) - min(recent, len(places) - self.sinks)
         self.stay = torch.cat([torch.arange(self.sinks, device=device), torch.arange(last, len(places), device=device)])
@@ -155,36 +158,36 @@ class _Block:
         self.sink, self.near = turn(places[: self.sinks]), turn(places[self.sinks :] - back)
         self.to_sink, self.to_near = turn(own[:, 0].clamp_max(sinks + recent)), turn(own[:, 0] - back)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, cap: float | None) -> Tensor:
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **rest: Any) -> Tensor:
         """Attention of the next layer.
 
+        A sink is met by another query than the rest. So its score is computed apart, and stands in a component of its
+        own behind the query's E, which that sink's key picks out: one attention serves all keys.
+
         Args:
-            query: [H, T, E], not turned.
-            key: [K, T, E], not turned.
-            value: [K, T, E].
-            scale: of the scores.
-            cap: soft cap on them (Gemma 2), or None.
+            module: the layer.
+            query: [1, H, T, E], not turned.
+            key: [1, K, T, E], not turned.
+            value: [1, K, T, E].
+            rest: what else transformers hands over.
 
         Returns:
-            [T, H, E].
+            [1, T, H, E].
         """
         if self.past:
             before = self.past[len(self.kept)]
-            key, value = torch.cat([before[0], key], 1), torch.cat([before[1], value], 1)
-        self.kept.append((key[:, self.stay], value[:, self.stay]))
-        heads, length, width = query.shape
-
-        def scores(turned: Tensor, keys: Tensor) -> Tensor:
-            """[K, H / K * T, N]: the queries that share keys are rows of one product."""
-            return turned.reshape(len(keys), -1, width) @ keys.transpose(-1, -2)
-
-        far = scores(self.to_sink(query), self.sink(key[:, : self.sinks]))
-        near = scores(self.to_near(query), self.near(key[:, self.sinks :]))
-        found = torch.cat([far, near], -1).float() * scale
-        found = found if cap is None else torch.tanh(found / cap) * cap
-        found = found.reshape(len(key), -1, length, key.shape[1]).masked_fill(self.hidden, float("-inf"))
-        out = found.softmax(-1).to(value).reshape(len(key), -1, key.shape[1]) @ value
-        return out.reshape(heads, length, width).transpose(0, 1)
+            key, value = torch.cat([before[0], key], 2), torch.cat([before[1], value], 2)
+        self.kept.append((key[:, :, self.stay], value[:, :, self.stay]))
+        width, extra = query.shape[-1], -self.sinks % EIGHT + self.sinks
+        sinks = self.sink(key[:, :, : self.sinks]).repeat_interleave(query.shape[1] // key.shape[1], 1)
+        far = self.to_sink(query) @ sinks.transpose(-1, -2)
+        query = torch.cat([self.to_near(query), F.pad(far, (0, extra - self.sinks))], -1)
+        picks = torch.eye(self.sinks, extra, dtype=key.dtype, device=key.device)
+        picks = F.pad(picks, (width, 0)).expand(1, key.shape[1], -1, -1)
+        near = F.pad(self.near(key[:, :, self.sinks :]), (0, extra))
+        # The quick kernels want values as wide as keys.
+        key, value = torch.cat([picks, near], 2), F.pad(value, (0, extra))
+        return attend(module, query, key, value, self.mask, **rest)[..., :width]
 
 
 class _Now(threading.local):
@@ -197,17 +200,17 @@ _now = _Now()
 
 
 def _attend(
-    module: nn.Module,  # noqa: ARG001 as transformers calls it
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,  # noqa: ARG001
+    mask: Tensor | None,  # noqa: ARG001 a block has its own
     **rest: Any,
 ) -> tuple[Tensor, None]:
     assert _now.block is not None, "holding `adapters.use` keeps other readers away"
-    scale = query.shape[-1] ** -0.5 if rest.get("scaling") is None else rest["scaling"]
-    return _now.block.attend(query[0], key[0], value[0], scale, rest.get("softcap"))[None], None
+    rest["scaling"] = scale_of(query, rest)
+    return _now.block.attend(module, query, key, value, **rest), None
 
 
 def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """A block has its own."""
+    """None are made: a block has its own."""
