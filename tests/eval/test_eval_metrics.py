@@ -7,12 +7,15 @@ import sys
 from itertools import islice
 
 import pytest
+from scipy import stats
 
 from preread.core.errors import UsageError
 from preread.demo import BOOK
 from preread.eval import metrics
+from preread.eval.case import Record
 from preread.eval.metric_check import check, pairs
 from preread.eval.metrics import METRICS, declines, score
+from preread.eval.tasks.qa import Qa
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +128,11 @@ def test_more_references_never_harm():
 def test_an_unknown_metric_is_refused():
     with pytest.raises(UsageError, match=r"rougeL.*got bleu"):
         score("bleu", "a", ("a",))
+
+
+def test_the_rouge_of_a_set_is_that_of_its_means():
+    scores = [{"rouge": 0.0, "rouge1": 20.0, "rouge2": 0.0, "rougeL": 10.0}]
+    scores += [{"rouge": 20.0, "rouge1": 40.0, "rouge2": 10.0, "rougeL": 20.0}]
+    records = [Record("a", str(i), own) for i, own in enumerate(scores)]
+    assert Qa("qmsum").overall(records) == {"rouge": pytest.approx(stats.gmean([30.0, 5.0, 15.0]))}
+    assert Qa("fairytaleqa").overall(records) == {}

@@ -45,23 +45,17 @@ def ratio_interval(units: Mapping[str, Sequence[tuple[float, float]]], draws: in
         draws: as `interval`.
         seed: as `interval`.
     """
-    return _drawn(_sums(units, 2), draws, seed)
-
-
-def geometric_interval(units: Mapping[str, Sequence[Sequence[float]]], draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Geometric mean of the means of several metrics over all records, with its interval.
-
-    So SCROLLS makes one number of three ROUGEs (arXiv 2201.03533, section 4): of the means, because a single answer
-    often has no bigram right, and its own geometric mean is 0 then.
-
-    Args:
-        units: the metrics of every record, each at least 0, by the document that it belongs to.
-        draws: as `interval`.
-        seed: as `interval`.
-    """
-    columns = len(next((record for records in units.values() for record in records), ()))
-    sums = _sums({name: [(*record, 1.0) for record in records] for name, records in units.items()}, columns + 1)
-    return _drawn(sums, draws, seed)
+    sums = np.array([np.sum(records, axis=0) for records in units.values() if len(records)]).reshape(-1, 2)
+    top, bottom = sums.sum(axis=0)
+    value = float(top / bottom) if bottom > 0 else np.nan
+    if len(sums) < 2 or not bottom > 0:
+        return value, -np.inf, np.inf
+    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    tops, bottoms = (times @ sums).T
+    if bottoms.min() <= 0:
+        return value, -np.inf, np.inf
+    low, high = np.quantile(tops / bottoms, ENDS)
+    return value, float(low), float(high)
 
 
 def drawn_interval(
@@ -70,7 +64,7 @@ def drawn_interval(
     draws: int = FEW_DRAWS,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Metrics that are no mean of records, such as an AUROC, each with its interval.
+    """Metrics that are no mean of records, such as an AUROC or a geometric mean of means, each with its interval.
 
     Args:
         units: the records of each document.
@@ -86,28 +80,3 @@ def drawn_interval(
     again = [measure([record for pick in row for record in groups[pick]]) for row in picks]
     ends = {name: np.quantile([one[name] for one in again if name in one], ENDS) for name in found}
     return {name: (value, float(ends[name][0]), float(ends[name][1])) for name, value in found.items()}
-
-
-def _sums(units: Mapping[str, Sequence[Sequence[float]]], columns: int) -> np.ndarray:
-    """[documents, columns] sums over each document's records."""
-    return np.array([np.sum(records, axis=0) for records in units.values() if len(records)]).reshape(-1, columns)
-
-
-def _drawn(sums: np.ndarray, draws: int, seed: int) -> Interval:
-    """Geometric mean of the columns' totals over that of the last, of all documents and of those drawn again."""
-    *tops, bottom = sums.sum(axis=0)
-    value = _means(tops, bottom) if bottom > 0 else np.nan
-    if len(sums) < 2 or not bottom > 0:
-        return float(value), -np.inf, np.inf
-    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    *tops, bottoms = (times @ sums).T
-    if bottoms.min() <= 0:
-        return float(value), -np.inf, np.inf
-    low, high = np.quantile(_means(tops, bottoms), ENDS)
-    return float(value), float(low), float(high)
-
-
-def _means(tops: Sequence[np.ndarray], bottoms: np.ndarray) -> np.ndarray:
-    """Geometric mean of tops over bottoms; one alone may be negative."""
-    means: np.ndarray = np.prod(np.array(tops) / bottoms, axis=0) ** (1 / len(tops))
-    return means

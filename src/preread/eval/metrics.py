@@ -4,7 +4,7 @@
 |---|---|
 | `em`, `f1` | exact match and F1 over words, as SQuAD 2.0 counts them (arXiv 1806.03822): case, ASCII punctuation and English articles do not count, nor do references that hold nothing else |
 | `rouge1`, `rouge2`, `rougeL` | F-measure of the rouge-score library without its stemmer, as SCROLLS and ZeroSCROLLS take it (arXiv 2201.03533, 2305.14196); each takes its own best reference |
-| `rouge` | geometric mean of those three; of a whole set it is that of their means (`preread.eval.intervals.geometric_interval`) |
+| `rouge` | geometric mean of those three; of a whole set it is that of their means, as SCROLLS has it (`tasks/qa.py`) |
 | `accuracy` | the first line of the answer is one of the references, as `em` compares; for labels |
 | `contains` | one of the references stands in the answer, whatever its case (RULER's `string_match_part`, arXiv 2404.06654) |
 | `contains_all` | share of the references that stand in the answer (RULER's `string_match_all`) |
