@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from preread.core.config import build
+from preread.core.config import build, load
 from preread.core.errors import UnreadableDocument, UsageError
 from preread.core.types import text_hash
 from preread.eval.answerers.plain import Full, Nothing
 from preread.eval.cache import Cache
 from preread.eval.case import Losses
 from preread.eval.kit import Kit
+from preread.eval.recipe import EvalRecipe
 from preread.eval.runner import run
 from preread.eval.summary import table
 from preread.eval.tasks import TASKS
@@ -29,6 +30,7 @@ from preread.eval.tasks.sliding import Sliding
 from preread.eval.tasks.texts import Text
 from tests.conftest import WordCounts
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 NUMBERED = Text("numbered", "", tuple(range(6_000)))
 """A document whose tokens are their own positions."""
 WORDS = ("keeper", "lamp", "storm", "island", "ship", "night", "slept", "burned", "wrote", "winter", "tide", "fog")
@@ -344,11 +346,14 @@ def test_a_file_of_something_else_is_said(kit):
         Positions("odd", length=10).units(kit)
 
 
-@pytest.mark.parametrize("path", sorted(Path("recipes").glob("eval-*.yaml")), ids=lambda path: path.stem)
-def test_the_recipes_that_ship_are_whole(path):
-    from preread.core.config import load
-    from preread.eval.recipe import EvalRecipe
-
-    recipe = load(EvalRecipe, path)
+@pytest.mark.parametrize("name", ["text", "text-gpu", "windows", "windows-gpu", "ability"])
+def test_the_recipes_that_ship_are_whole(name):
+    recipe = load(EvalRecipe, RECIPES / f"eval-{name}.yaml")
     assert recipe.chosen_tasks()
     assert recipe.chosen_answerers()
+
+
+def test_a_text_is_tokenised_once_for_all_tasks(kit, monkeypatch):
+    first = Positions("tales", length=2_000).units(kit)
+    monkeypatch.setattr(type(kit.decoder), "tokens", None)
+    assert Positions("tales", length=2_000).units(kit) == first

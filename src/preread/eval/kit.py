@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from preread.core.types import Document, Passage
 from preread.data.passages import split
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kit:
-    """One for a run. What it makes of a document is kept until it is asked about another one.
+    """One for a run. What it makes of a document is kept until it is asked about another one; tokens of texts are kept.
 
     Args:
         decoder: who answers; the same for every answerer.
@@ -36,11 +37,18 @@ class Kit:
     data: Path
     work: Path
     _kept: dict[tuple[str, str, int], Any] = field(default_factory=dict)
+    _ids: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def embedder(self) -> Embedder:
         """Of the retrieval, loaded when first needed."""
         return Embedder()
+
+    def tokens(self, text: str) -> Tensor:
+        """[T] int64 token ids of a text that several tasks cut: a book takes the tokenizer a second."""
+        if text not in self._ids:
+            self._ids[text] = self.decoder.tokens(text)
+        return self._ids[text]
 
     def passages(self, document: Document, size: int = PASSAGE_TOKENS) -> list[Passage]:
         """The document as passages of at most `size` tokens."""

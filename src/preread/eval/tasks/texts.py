@@ -78,7 +78,7 @@ def texts(kit: Kit, name: str, split: str, least: int, most: int | None) -> list
         for row in rows(path, "text"):
             if len(found) == most:
                 break
-            ids = tuple(kit.decoder.tokens(row["text"]).tolist())
+            ids = tuple(kit.tokens(row["text"]).tolist())
             if len(ids) >= least:
                 found.append(Text(row["doc_id"], text_hash(row["text"]), ids))
             advance()
