@@ -304,7 +304,7 @@ def test_each_setting_decides_the_adapter(kit, data, tiny_decoder):
     folders += [row._folder(Kit(tiny_decoder("llama", seed=1), data, kit.work))]
     with (data / "qa" / "tales.train.jsonl").open("a") as file:
         file.write(json.dumps({**TRAIN[0], "doc_id": "more"}) + "\n")
-    folders += [row._folder(kit)]
+    folders += [tuned(set="tales")._folder(kit)]
     assert len(set(folders)) == len(CHANGES) + 4
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from preread.eval.case import Case, Item, Stretch, Unfit
 from preread.eval.kit import Kit
 from preread.eval.task import Task
 from preread.eval.tasks.qa import NO_ANSWER, Qa
-from preread.eval.tasks.sets import expect, set_file
+from preread.eval.tasks.sets import expect
 from preread.eval.tuning import Lessons, Tuning, teach
 from preread.nn.lora import Lora, digest
 
@@ -82,7 +82,8 @@ class Tuned(Tuning, Prompted):
     def key(self, kit: Kit) -> str:
         """What it reads, and every number of its adapter."""
         learned = self._manifest(kit)
-        return f"{self.kind} {self._reads(kit)} {learned['digest'] if learned else 'not yet'}"
+        what = self.inner.key(kit) if self.set is None else self._folder(kit).name
+        return f"{self.kind} {what} {learned['digest'] if learned else 'not yet'}"
 
     def caveats(self, kit: Kit) -> tuple[str, ...]:
         """What it was taught, and what was left out of that."""
@@ -184,28 +185,16 @@ class Tuned(Tuning, Prompted):
         return found
 
     def _folder(self, kit: Kit) -> Path:
-        """Where the adapter is or will be, named by all that decides it."""
-        assert self.set is not None, "an adapter is of a set"
-        path = set_file(kit.data, "qa", self.set, self.split)
-        settings = {one.name: getattr(self, one.name) for one in fields(Tuning)}
-        questions = (self._task(self.set).key, _content(path, path.stat().st_mtime_ns))
-        return kit.work / sha256(str(PROTOCOL), *_decoder(kit), self._reads(kit), *questions, repr(settings))[:16]
-
-    def _reads(self, kit: Kit) -> str:
-        """The other answerer's key. It is asked for once: finding it may load a method's weights."""
-        if _decoder(kit) not in self._read:
-            self._read[_decoder(kit)] = self.inner.key(kit)
-        return self._read[_decoder(kit)]
+        """Where the adapter is or will be, named by all that decides it; found out once, for that takes a while."""
+        where = kit.decoder.fingerprint, str(kit.decoder.dtype), kit.decoder.device.type, str(kit.data)
+        if where not in self._names:
+            taught = [(case.document.hash, case.items) for case in self._cases(kit)]
+            content = [(text, [(i.question, i.query, i.answers, i.evidence) for i in items]) for text, items in taught]
+            settings = {one.name: getattr(self, one.name) for one in fields(Tuning)}
+            parts = (str(PROTOCOL), *where[:3], self.inner.key(kit), repr(content), repr(settings))
+            self._names[where] = sha256(*parts)[:16]
+        return kit.work / self._names[where]
 
     @cached_property
-    def _read(self) -> dict[tuple[str, ...], str]:
+    def _names(self) -> dict[tuple[str, ...], str]:
         return {}
-
-
-def _decoder(kit: Kit) -> tuple[str, ...]:
-    return kit.decoder.fingerprint, str(kit.decoder.dtype), kit.decoder.device.type
-
-
-@lru_cache
-def _content(path: Path, changed: int) -> str:  # noqa: ARG001 another time of change, another content
-    return sha256(path.read_bytes())
