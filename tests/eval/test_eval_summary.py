@@ -12,7 +12,8 @@ from preread.eval.case import Outcome, Record
 from preread.eval.recipe import EvalRecipe
 from preread.eval.results import result, sets_reported, write
 from preread.eval.runner import Judged
-from preread.eval.summary import plain, table
+from preread.eval.summary import table
+from preread.eval.tables import plain
 from preread.eval.tasks.qa import Qa
 
 

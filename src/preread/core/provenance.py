@@ -6,8 +6,6 @@ import platform
 import subprocess
 from pathlib import Path
 
-import torch
-
 
 def commit() -> str:
     """The commit that this code stands at, `+` behind it where files were changed since; empty outside a repository."""
@@ -20,6 +18,8 @@ def commit() -> str:
 
 def device() -> str:
     """The GPU's name, or the processor's and how many threads a product uses."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")

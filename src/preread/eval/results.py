@@ -15,7 +15,8 @@ from preread.eval.cache import PROTOCOL
 from preread.eval.kit import Kit
 from preread.eval.recipe import EvalRecipe
 from preread.eval.runner import Judged
-from preread.eval.summary import Table, plain, table
+from preread.eval.summary import table
+from preread.eval.tables import Table, plain
 
 RESULTS = "eval"
 """Folder of evaluations in the folder of results."""

@@ -4,107 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from math import exp, isfinite
+from math import exp
 from statistics import mean
-from typing import Any
 
 from preread.eval.case import Outcome, Record
 from preread.eval.intervals import drawn_interval, interval, ratio_interval
 from preread.eval.runner import Judged
+from preread.eval.tables import Cell, Row, Table, Unfits, Value
 from preread.eval.task import Task
 
 FLOOR, CEILING = "none", "full"
 """Kinds of answerers between which the share of the gap is counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A mean, 95 % of its values over documents drawn again with all their records, and how many records there are."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One place in a grid, such as a length and a depth."""
-
-    at: Mapping[str, float]
-    metrics: Mapping[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class Unfits:
-    """Units that an answerer could not do, and why it could not do the first."""
-
-    units: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One answerer on one task.
-
-    Args:
-        answerer: its label.
-        kind: as recipes name it.
-        caveats: what must be said of it.
-        units: how many it did.
-        items: questions or stretches in them.
-        unfit: what it could not do; its means are over the others.
-        metrics: by name; `share` is (none - own) / (none - full) in percent, of summed likelihoods over the items that
-            all three could do; `perplexity` is the exponential of `nll`.
-        positions: mean positions that the decoder read for an item.
-        seconds: mean time of an item, on a GPU; None on a CPU, where only ratios mean something elsewhere.
-        times: the same relative to no context, over the units that both did; None where that was not run.
-        peak_bytes: most memory above what was there before a unit.
-        stored_bytes: mean bytes kept of a unit's context.
-        cells: the metrics at each place of the grid.
-    """
-
-    answerer: str
-    kind: str
-    caveats: Sequence[str]
-    units: int
-    items: int
-    unfit: Unfits | None
-    metrics: Mapping[str, Value]
-    positions: float
-    seconds: float | None
-    times: float | None
-    peak_bytes: int
-    stored_bytes: float
-    cells: Sequence[Cell] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One task with a row for each answerer.
-
-    Args:
-        label: the task's.
-        kind: as recipes name it.
-        group: which tasks it belongs with.
-        headline: its first metric.
-        higher: whether more of that is better.
-        note: what must be said of it.
-        units: documents or stretches.
-        items: questions or stretches.
-        rows: in the recipe's order.
-    """
-
-    label: str
-    kind: str
-    group: str
-    headline: str
-    higher: bool
-    note: str
-    units: int
-    items: int
-    rows: Sequence[Row] = field(default_factory=list)
 
 
 def table(judged: Judged, on_gpu: bool) -> Table:
@@ -127,11 +37,6 @@ def table(judged: Judged, on_gpu: bool) -> Table:
         max((row.items for row in rows), default=0),
         rows,
     )
-
-
-def plain(of: Table) -> dict[str, Any]:
-    """A table as JSON has it: numbers that are none are null."""
-    return {key: _finite(value) for key, value in asdict(of).items()}
 
 
 def _row(judged: Judged, label: str, on_gpu: bool) -> Row:
@@ -229,11 +134,3 @@ def _times(judged: Judged, label: str) -> float | None:
     ]
     below = sum(floor for _, floor in pairs)
     return sum(own for own, _ in pairs) / below if below else None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
