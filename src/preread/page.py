@@ -1,22 +1,14 @@
-"""A comparison as one HTML page: no script, nothing fetched, every text escaped."""
+"""A comparison as one HTML page."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preread import render
 from preread.compare import Comparison
+from preread.html import standalone
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-ASSETS = Path(__file__).parent / "assets"
 ENDED = {"stop": "the model", "length": "the limit", "cancelled": "cancelling", "withheld": "doubt"}
 
 
@@ -31,17 +23,14 @@ class Bar:
 
 
 def page(comparison: Comparison) -> str:
-    """The whole page. Its policy allows the style that it carries, by hash, and nothing else."""
-    style = (ASSETS / "compare.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    """The whole page."""
     charts = {
         "Tokens read": _tokens(comparison),
         "First token": _seconds(comparison),
         "Kept on disk": _kept(comparison),
     }
-    template = _environment().get_template("compare.html")
     read = {column.method: render.read(column.answer) for column in comparison.columns if column.answer}
-    return template.render(it=comparison, style=style, digest=digest, charts=charts, read=read, ended=ENDED)
+    return standalone("compare", it=comparison, charts=charts, read=read, ended=ENDED)
 
 
 def _tokens(it: Comparison) -> list[Bar]:
@@ -64,16 +53,3 @@ def _bars(methods: Mapping[str, float], beside: Mapping[str, float], form: str) 
     rows = [(label, value, True) for label, value in methods.items()]
     rows += [(label, value, False) for label, value in beside.items()]
     return [Bar(label, round(100 * value / longest, 2), form.format(value), ours) for label, value, ours in rows]
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
