@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from preread.core.errors import UsageError
 from preread.core.types import Document
 from preread.eval.case import Case, Item, Record, Response
@@ -123,8 +125,6 @@ class Abstention(Unanswered):
 
     def overall(self, records: Sequence[Record]) -> Mapping[str, float]:
         """Precision and F1 of abstaining, and the AUROC of the word's likelihood, from 0 to 100."""
-        from sklearn.metrics import roc_auc_score
-
         should = [record.scores["should_abstain"] > 0 for record in records]
         did = [record.scores["abstained"] > 0 for record in records]
         right = sum(one and other for one, other in zip(should, did, strict=True))
@@ -133,8 +133,8 @@ class Abstention(Unanswered):
             "abstain_precision": 100.0 * right / max(1, sum(did)),
         }
         if len({*should}) == 2:
-            likely = [-record.scores["nll_unanswerable"] for record in records]
-            found["auroc"] = 100 * float(roc_auc_score(should, likely))
+            likely = np.array([-record.scores["nll_unanswerable"] for record in records])
+            found["auroc"] = 100.0 * auroc(likely, np.array(should))
         return found
 
     def _case(self, kit: Kit, number: int, row: Mapping[str, Any]) -> Case:
@@ -188,6 +188,19 @@ class OffTopic(Unanswered):
             for one in asked
         )
         return Case(row["doc_id"], _document(row), items)
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """How often a positive scores above a negative, ties counting half: by ranks (Mann and Whitney).
+
+    Args:
+        scores: [n].
+        positive: [n] bool, neither all nor none.
+    """
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    ours, theirs = positive.sum(), (~positive).sum()
+    return float((ranks[positive].sum() - ours * (ours + 1) / 2) / (ours * theirs))
 
 
 def _document(row: Mapping[str, Any]) -> Document:

@@ -31,6 +31,8 @@ from preread.eval.tasks.sets import expect, rows, set_file
 from preread.nn.hf import Decoder
 
 NOISE = ("The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again.")
+LEAST_SENTENCE = 3
+"""Tokens of the shortest of them in any tokenizer."""
 CHARACTERS_A_TOKEN = 8
 """More than any tokenizer needs of running text, so that a haystack of as many is long enough."""
 SHORT_BY = 0.02
@@ -99,7 +101,7 @@ class Hay:
 
 def noise(length: int) -> Hay:
     """The five sentences that passkeys are hidden in since arXiv 2305.16300, over and over, for `length` tokens."""
-    return Hay.of_records([f"{sentence} " for sentence in NOISE] * (1 + length // len(NOISE)))
+    return Hay.of_records([f"{sentence} " for sentence in NOISE] * (1 + length // (LEAST_SENTENCE * len(NOISE))))
 
 
 def prose(kit: Kit, split: str, length: int, draw: random.Random) -> Hay:

@@ -94,10 +94,14 @@ class Passkey(Buried):
         return noise(length)
 
     def needle(self, draw: random.Random, hay: Hay) -> Needle:
-        """The number, said twice in one line as in the paper."""
+        """The number, said twice in one line as in the paper.
+
+        It is asked for as a number: to the paper's "What is the pass key?" the default decoder repeats the words around
+        it, wherever it stands.
+        """
         key = unseen(lambda: some_number(draw, 5), hay.text)
         line = f"The pass key is {key}. Remember it. {key} is the pass key."
-        return Needle(line, "What is the pass key?", key)
+        return Needle(line, "What number is the pass key?", key)
 
 
 @dataclass(frozen=True)
