@@ -172,18 +172,6 @@ def figures(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(f"{r['id']:<32} {r['value']:>8.2f} {r['unit']}  ({r['low']:.2f}-{r['high']:.2f})" for r in rows)
 
 
-def recoveries(rows: Sequence[dict[str, Any]]) -> str:
-    """The table of `bench memory`."""
-    columns = {"ratio": 6, "no context": 11, "text": 7, "memory": 7, "other": 7, "share": 7, "interval": 17}
-    head = " ".join(f"{name:>{width}}" for name, width in columns.items()) + " other share"
-    lines = [
-        f"{r['ratio']:>6.1f} {r['nothing']:>11.3f} {r['text']:>7.3f} {r['memory']:>7.3f} {r['other']:>7.3f} "
-        f"{r['share']:>7.1%} {r['low']:>7.1%} to {r['high']:>6.1%} {r['other_share']:>11.1%}"
-        for r in rows
-    ]
-    return "\n".join([head, *lines])
-
-
 def evaluation(found: Mapping[str, Any]) -> str:
     """The tables of `eval`."""
     return "\n\n".join("\n".join(_evaluated(task)) for task in found["tasks"])

@@ -102,30 +102,6 @@ def test_ctrl_c_ends_with_130_and_a_word(tmp_path):
     assert "Traceback" not in err
 
 
-def test_bench_memory_prints_shares(run, tmp_path, tiny_decoder, monkeypatch):
-    monkeypatch.setattr("preread.models.loading.load", lambda name: tiny_decoder("llama"))
-    rows = [
-        {"doc_id": str(i), "text": text, "questions": [{"question": "Who?", "answers": [answer]}]}
-        for i, (text, answer) in enumerate([("The keeper slept.", "the keeper"), ("The storm came.", "the storm")])
-    ]
-    path = tmp_path / "set.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    file = tmp_path / "result.json"
-    code, out, _ = run(
-        "bench", "memory", "--data", str(path), "--ratio", "2", "--ratio", "4", "--out", str(file), "--json"
-    )
-    assert code == 0
-    measured = json.loads(out)
-    result = json.loads(file.read_text())
-    assert result["rows"] == measured
-    assert result["command"].startswith("preread bench memory --data ")
-    assert {"commit", "device", "date", "weights"} <= result.keys()
-    assert [row["questions"] for row in measured] == [2, 2]
-    expected = (measured[0]["nothing"] - measured[0]["memory"]) / (measured[0]["nothing"] - measured[0]["text"])
-    assert measured[0]["share"] == pytest.approx(expected)
-    assert "share" in run("bench", "memory", "--data", str(path), "--ratio", "2")[1]
-
-
 def test_bench_cpu_publishes_its_figures(run, tmp_path, tiny_decoder, monkeypatch):
     monkeypatch.setattr("preread.models.loading.load", lambda name, device: tiny_decoder("llama"))
     monkeypatch.setattr("preread.bench.measure.TEXT_TOKENS", 300)

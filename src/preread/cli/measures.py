@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,45 +101,6 @@ def _measure(figures_of: Callable[..., list[Figure]], seed: int, repeats: int, o
         figures = figures_of(load("default", device="cpu"), seed, repeats, advance)
     publish(figures, out)
     emit([asdict(figure) for figure in figures], as_json, render.figures)
-
-
-@bench_app.command()
-def memory(
-    data: Annotated[Path, typer.Option(help="Question set, JSON lines (.gz, .xz).")],
-    ratio: Annotated[list[float], typer.Option(help="May be repeated.")],
-    method: Annotated[str, typer.Option(help="A method that makes memories.")] = "lloco",
-    compressor: Annotated[Path | None, typer.Option(help="A compressor's folder; by default the shipped one.")] = None,
-    documents: Annotated[int, typer.Option(help="Documents.")] = 20,
-    questions: Annotated[int, typer.Option(help="Questions a document.")] = 4,
-    characters: Annotated[int, typer.Option(help="Longest document.")] = 8000,
-    model: Annotated[str, typer.Option(help="Decoder: default, a folder or a hub id.")] = "default",
-    out: Annotated[
-        Path | None, typer.Option(help="JSON file for the result, with what is needed to repeat it.")
-    ] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Measure how much of what a text tells the decoder its memory tells it, by the likelihood of reference answers.
-
-    Example: preread bench memory --data qa/fairytaleqa.val.jsonl.gz --ratio 4 --ratio 30
-    """
-    from preread import render
-    from preread.bench.recovery import exams, recovery, write
-    from preread.collection.settings import known
-    from preread.core.config import build
-    from preread.core.provenance import commit
-    from preread.models.loading import load
-
-    at = commit()  # before anything runs: the tree may change meanwhile
-    decoder, chosen = load(model), exams(data, documents, questions, characters)
-    options = {"compressor": str(compressor)} if compressor else {}
-    rows = [recovery(decoder, build(known(method), {"ratio": tokens, **options}), chosen) for tokens in ratio]
-    table = [{**asdict(r), "share": r.share, "other_share": r.other_share} for r in rows]
-    if out is not None:
-        command = shlex.join(["preread", *sys.argv[1:]])
-        trained = any(field.name == "compressor" for field in fields(known(method)))
-        weights = str(compressor or "as shipped") if trained else "none: nothing is trained"
-        write(out, table, f"{method} on {decoder.name}, {decoder.note}", weights, command, at)
-    emit(table, json_, render.recoveries)
 
 
 @bench_app.command()
