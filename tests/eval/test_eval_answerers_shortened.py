@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,14 @@ def test_prompts_take_the_positions_of_the_budget(kit, keep, settings, size) -> 
 def test_with_enough_room_it_is_the_full_text(kit, keep, settings) -> None:
     asked = case(8)
     assert Shortened(keep=keep, **settings).respond(kit, asked, 6) == Full().respond(kit, asked, 6)
+
+
+def test_room_is_left_for_as_long_an_answer_as_the_task_asks_for(kit) -> None:
+    asked = case(200)
+    items = tuple(replace(item, room=700) for item in asked.items)
+    with Shortened().laid(kit, asked, items) as layout:
+        assert max(map(len, layout.prompts)) == kit.decoder.window - 700
+    assert replace(asked, items=items).key == asked.key, "the room is a part of the task's key"
 
 
 @pytest.mark.parametrize("keep", KEEP)

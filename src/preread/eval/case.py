@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from preread.core.errors import PrereadError
 from preread.core.types import Document, sha256
+
+
+ROOM = 256
+"""Positions that are left for an answer where its task does not ask for more."""
 
 
 class Unfit(PrereadError):
@@ -28,6 +32,8 @@ class Item:
         evidence: [start, end) characters of the case's text that hold the answer, where the set says or shows it.
         at: coordinates in a grid, such as `(("length", 4096), ("depth", 0.5))`; results have a cell for each.
         query: what passages are searched for: the question without its instructions; empty where it has none.
+        room: positions to leave for its answer by whoever shortens or stretches the context, at least; as many as the
+            task lets be written, which is a part of the task's key and not of the item's.
     """
 
     id: str
@@ -38,6 +44,7 @@ class Item:
     evidence: tuple[tuple[int, int], ...] = ()
     at: tuple[tuple[str, float], ...] = ()
     query: str = ""
+    room: int = field(default=ROOM, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,6 @@ from preread.nn.reading import Reading, followed, next_position
 ROWS_AT_ONCE = 8
 MOST_REFERENCES = 4
 """References of an item that are judged by likelihood."""
-ANSWER_ROOM = 256
-"""Positions that an answerer which shortens or stretches a context leaves for the answer, at least."""
 PIECE = 512
 """Positions read, and turned into logits, at once."""
 
@@ -72,8 +70,8 @@ def fitting(decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], 
 
 
 def answer_room(decoder: Decoder, items: Sequence[Item]) -> int:
-    """Positions to leave for answers: those of the longest text that is judged, at least `ANSWER_ROOM`."""
-    return max(_longest(decoder, items), ANSWER_ROOM)
+    """Positions to leave for answers: the most that the items ask for, and those of the longest text that is judged."""
+    return max([_longest(decoder, items), *(item.room for item in items)])
 
 
 def _respond(

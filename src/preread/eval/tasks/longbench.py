@@ -25,7 +25,7 @@ from jinja2 import Template
 from preread.core.errors import UnreadableDocument, UsageError, first_line
 from preread.core.types import Document, text_hash
 from preread.data.corpora import records
-from preread.eval.case import Case, Item
+from preread.eval.case import ROOM, Case, Item
 from preread.eval.kit import Kit
 from preread.eval.task import Group, QuestionTask
 from preread.eval.tasks.sets import draw
@@ -154,7 +154,8 @@ class LongBench(QuestionTask):
         answers, classes = tuple(line["answers"]), tuple(line.get("all_classes") or ())
         gold = classes.index(answers[0]) if answers and answers[0] in classes else None
         question = Template(described(self.name).ask).render(question=line["input"]).strip()
-        return Item(str(line["_id"]), question, answers, classes, gold, query=line["input"])
+        room = max(ROOM, self.max_tokens)
+        return Item(str(line["_id"]), question, answers, classes, gold, query=line["input"], room=room)
 
 
 @cache
