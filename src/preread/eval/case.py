@@ -10,7 +10,6 @@ from torch import Tensor
 from preread.core.errors import PrereadError
 from preread.core.types import Document, sha256
 
-
 ROOM = 256
 """Positions that are left for an answer where its task does not ask for more."""
 

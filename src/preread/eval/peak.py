@@ -29,7 +29,7 @@ def _trim() -> None:
 
 @contextmanager
 def peak(device: torch.device) -> Iterator[Peak]:
-    """Allocated memory of a GPU where the device is one, else resident memory of the process, looked at now and then."""
+    """Allocated memory of a GPU where the device is one, else resident memory of the process, looked at often."""
     found = Peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
