@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preread.core.config import load
 from preread.core.errors import PrereadWarning, UsageError
 from preread.core.types import Document, text_hash
 from preread.data.passages import split
@@ -21,7 +23,7 @@ from preread.eval.cache import Cache
 from preread.eval.case import Case, Item, Stretch, Unfit, with_others
 from preread.eval.leaks import refuse_leaks
 from preread.eval.measuring import losses, respond
-from preread.eval.recipe import built
+from preread.eval.recipe import EvalRecipe, built
 from preread.eval.runner import run
 from preread.eval.tasks.qa import Qa
 from preread.methods.kv.method import Kv
@@ -141,6 +143,15 @@ def test_labels_say_method_ratio_and_what_differs():
         memory = {"kind": "memory", **spec}
         assert built(ANSWERERS, memory, "answerer").label == label
         assert built(ANSWERERS, {"kind": "other", "of": memory}, "answerer").label == f"{label}, another document's"
+
+
+def test_the_recipe_that_ships_has_a_control_of_every_memory():
+    recipe = load(EvalRecipe, Path(__file__).parents[2] / "recipes" / "eval-memory.yaml")
+    assert [task.label for task in recipe.chosen_tasks()] == ["fairytaleqa"]
+    answerers = recipe.chosen_answerers()
+    memories = [one.label for one in answerers if isinstance(one, Remembered)]
+    assert memories
+    assert memories == [one.inner.label for one in answerers if isinstance(one, Other)]
 
 
 @pytest.mark.parametrize(
