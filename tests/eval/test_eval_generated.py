@@ -9,20 +9,24 @@ import re
 from collections import Counter
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preread.core.config import load
 from preread.core.errors import UsageError
 from preread.eval.case import Item
 from preread.eval.kit import Kit
+from preread.eval.recipe import EvalRecipe
 from preread.eval.tasks.haystack import NOISE, Hay, buried, fitted, noise
 from preread.eval.tasks.keyvalue import KeyValue
 from preread.eval.tasks.needle import BookNeedle, Passkey
 from preread.eval.tasks.ruler import FORMS, Ruler
 from preread.eval.tasks.topics import Topics
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 LENGTHS = (1600, 3000)
 NIAH = [variant for variant in FORMS if variant.startswith("niah")]
 NEEDLE = re.compile(r"One of the special magic \w+ for (\S+) is: (\S+)\. ")
@@ -302,3 +306,10 @@ def test_settings_that_make_no_case_are_refused(settings_):
 def test_the_noise_is_the_five_sentences(shelf):
     text, _ = buried(shelf.decoder, noise(300), [], 300)
     assert text.startswith(" ".join(NOISE) + " " + NOISE[0])
+
+
+@pytest.mark.parametrize("name", ["retrieval", "open-domain", "abstention"])
+def test_recipes_build(name):
+    recipe = load(EvalRecipe, RECIPES / f"eval-{name}.yaml")
+    assert len(recipe.chosen_tasks()) == len(recipe.tasks)
+    assert [answerer.kind for answerer in recipe.chosen_answerers()][:2] == ["none", "full"]
