@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -27,6 +28,7 @@ class Words:
     def __init__(self, texts: Sequence[str]) -> None:
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to tell everything
         self._count, self._index = len(texts), bm25s.BM25(k1=K1, b=B)
         self._index.index([self._stems(text) for text in texts], show_progress=False)
 
