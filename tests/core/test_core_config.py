@@ -10,6 +10,7 @@ import yaml
 from preread.collection.lessons import StudyConfig
 from preread.core.config import build, dump, load
 from preread.core.errors import UsageError
+from preread.eval.recipe import EvalRecipe
 from preread.methods.lloco.method import Lloco
 from preread.recipes import Recipe
 from preread.training.loop import TrainingConfig
@@ -23,8 +24,9 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads_and_comes_back_equal(path):
-    recipe = load(Recipe, path)
-    assert build(Recipe, yaml.safe_load(dump(recipe))) == recipe
+    kind = EvalRecipe if path.stem.startswith("eval-") else Recipe
+    recipe = load(kind, path)
+    assert build(kind, yaml.safe_load(dump(recipe))) == recipe
 
 
 def test_an_override_goes_deep_and_has_its_type():
