@@ -95,6 +95,18 @@ def test_what_the_documents_do_not_bound_has_no_ends():
     assert math.isnan(interval({})[0])
 
 
+def test_few_draws_without_a_gap_widen_the_interval_and_do_not_open_it():
+    gaps = alone([(1.0, 2.0)] * 5 + [(0.5, 2.0)] * 6 + [(0.5, -4.0)])
+    value, low, high = ratio_interval(gaps, draws=20_000)
+    times = np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12), size=20_000)
+    bottoms = times @ np.array([2.0] * 11 + [-4.0])
+    assert 0 < (bottoms <= 0).mean() < 0.025
+    assert low < value < high < math.inf
+    ratios = (times @ np.array([1.0] * 5 + [0.5] * 7))[bottoms > 0] / bottoms[bottoms > 0]
+    assert low <= np.quantile(ratios, 0.03)
+    assert high >= np.quantile(ratios, 0.97)
+
+
 def test_a_share_may_be_negative():
     value, low, high = ratio_interval(alone([(-1.0, 2.0), (-2.0, 3.0)] * 9))
     assert low <= value == -0.6 <= high < 0

@@ -37,8 +37,9 @@ def interval(units: Mapping[str, Sequence[tuple[float, float]]], draws: int = DR
 def ratio_interval(units: Mapping[str, Sequence[tuple[float, float]]], draws: int = DRAWS, seed: int = 0) -> Interval:
     """Sum of all numerators over the sum of all denominators, with its interval, such as the share of a gap.
 
-    One document alone says nothing of others, and a ratio is not bounded where the denominators of a draw do not sum
-    to more than 0: the ends are infinite then. The value is NaN where those of all records do not.
+    One document alone says nothing of others: the ends are infinite then. A draw whose denominators do not sum to more
+    than 0 bounds nothing and counts as below the lower end and above the upper one, so that few of them widen the
+    interval and many open it. The value is NaN where the denominators of all records do not sum to more than 0.
 
     Args:
         units: (numerator, denominator) of every record, by the document that it belongs to.
@@ -52,9 +53,10 @@ def ratio_interval(units: Mapping[str, Sequence[tuple[float, float]]], draws: in
         return value, -np.inf, np.inf
     times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
     tops, bottoms = (times @ sums).T
-    if bottoms.min() <= 0:
-        return value, -np.inf, np.inf
-    low, high = np.quantile(tops / bottoms, ENDS)
+    ratios = np.divide(tops, bottoms, out=np.full(draws, np.nan), where=bottoms > 0)
+    unbounded = np.isnan(ratios)  # could be anything, so such a draw widens the interval at both ends
+    low = np.quantile(np.where(unbounded, -np.inf, ratios), ENDS[0], method="lower")
+    high = np.quantile(np.where(unbounded, np.inf, ratios), ENDS[1], method="higher")
     return value, float(low), float(high)
 
 
