@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from preread.core.errors import Interrupted, PrereadWarning
+from preread.core.errors import Interrupted, PrereadWarning, UnsupportedModel
 from preread.core.progress import Advance, progress
 from preread.eval.answerer import Answerer
 from preread.eval.cache import Cache
@@ -125,7 +125,7 @@ def judge(kit: Kit, task: Task, answerer: Answerer, unit: Unit) -> Outcome:
         start = time.perf_counter()
         try:
             records, stored = task.judge(kit, answerer, unit)
-        except Unfit as error:
+        except (Unfit, UnsupportedModel) as error:
             return Outcome(unit.key, (), unfit=f"{error.expected}; got {error.got}")
         seconds = time.perf_counter() - start
     return Outcome(unit.key, tuple(records), seconds, memory.bytes, stored, notes=tuple(notes))
