@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from preread.core.errors import Interrupted, UsageError
+from preread.core.errors import Interrupted, PrereadError, UnsupportedModel, UsageError
 from preread.core.types import text_hash
 from preread.eval.answerer import Answerer
 from preread.eval.answerers.plain import Full, Nothing
@@ -32,6 +32,7 @@ class Scripted(Answerer):
     word: str = "word"
     shuns: str = ""
     saw: str = ""
+    error: ClassVar[type[PrereadError]] = Unfit
     kind: ClassVar[str] = "scripted"
 
     @property
@@ -44,7 +45,7 @@ class Scripted(Answerer):
     def respond(self, kit, case, max_tokens):
         CALLS.append((case.id, self.word))
         if case.id == self.shuns:
-            raise Unfit("a case it likes", case.id, "The row leaves it out.", "Take another.")
+            raise self.error("a case it likes", case.id, "The row leaves it out.", "Take another.")
         return Answers(tuple(Response(self.word, (), (), 7, 1) for _ in case.items), stored_bytes=3)
 
 
@@ -124,7 +125,9 @@ def test_an_interrupted_run_goes_on(kit, cache, monkeypatch):
     assert len(CALLS) == len(set(CALLS)) == 4
 
 
-def test_an_unfit_unit_is_said_and_the_run_goes_on(kit, cache):
+@pytest.mark.parametrize("error", [Unfit, UnsupportedModel])
+def test_an_unfit_unit_is_said_and_the_run_goes_on(kit, cache, error, monkeypatch):
+    monkeypatch.setattr(Scripted, "error", error)
     [judged] = run(kit, [Qa("tales")], [Scripted("one", shuns="tale-2")], cache)
     outcomes = judged.outcomes["one"]
     assert [bool(outcome.unfit) for outcome in outcomes].count(True) == 1
