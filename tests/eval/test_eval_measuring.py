@@ -10,7 +10,9 @@ import torch
 from preread.core.types import Document, Sampling
 from preread.data.passages import split
 from preread.engines.local import LocalEngine
-from preread.eval.case import Item, Unfit
+from preread.eval.answerers.plain import Full
+from preread.eval.answerers.streaming import Streaming
+from preread.eval.case import Case, Item, Unfit
 from preread.eval.measuring import PIECE, losses, respond
 from preread.methods.kv.method import Kv
 from preread.methods.lloco.compressor import CompressorConfig
@@ -49,11 +51,12 @@ def test_the_likelihood_is_the_models_own(tiny_decoder, family):
             assert likelihood.mean == pytest.approx(float(loss), abs=1e-4)
 
 
+@pytest.mark.parametrize("most", [6, 0], ids=["written", "judged alone"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name}{getattr(method, 'match', '')}")
-def test_what_items_share_is_read_once_and_changes_nothing(tiny_decoder, method, monkeypatch):
+def test_what_items_share_is_read_once_and_changes_nothing(tiny_decoder, method, most, monkeypatch):
     decoder = tiny_decoder("llama")
     prompts = prompts_of(decoder, method)
-    alone = [respond(decoder, [prompt], [item], 6)[0] for prompt, item in zip(prompts, ITEMS, strict=True)]
+    alone = [respond(decoder, [prompt], [item], most)[0] for prompt, item in zip(prompts, ITEMS, strict=True)]
     read_positions = []
     hidden = type(decoder).hidden
 
@@ -62,7 +65,7 @@ def test_what_items_share_is_read_once_and_changes_nothing(tiny_decoder, method,
         return hidden(self, embeds, *args, **settings)
 
     monkeypatch.setattr(type(decoder), "hidden", counted)
-    together = respond(decoder, prompts, ITEMS, 6)
+    together = respond(decoder, prompts, ITEMS, most)
     for one, other in zip(alone, together, strict=True):
         assert (one.answer, one.positions, one.written) == (other.answer, other.positions, other.written)
         for mine, theirs in zip((*one.references, *one.choices), (*other.references, *other.choices), strict=True):
@@ -71,6 +74,25 @@ def test_what_items_share_is_read_once_and_changes_nothing(tiny_decoder, method,
         shared = prompts[0].shared
         texts = sum(len(item.answers) + len(item.choices) + 1 for item in ITEMS)
         assert sum(read_positions) < shared + texts * 60, "the context was read once"
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name}{getattr(method, 'match', '')}")
+def test_choices_do_not_hang_on_what_was_judged_before(tiny_decoder, method):
+    decoder = tiny_decoder("llama")
+    [prompt, *_] = prompts_of(decoder, method)
+    texts = ("the keeper", "the storm", "in winter the island burned", "he")
+    together = respond(decoder, [prompt], [Item("all", "?", (), texts)], 0)[0].choices
+    alone = [respond(decoder, [prompt], [Item("one", "?", (), (text,))], 0)[0].choices[0] for text in texts]
+    assert [one.nats for one in together] == [one.nats for one in alone], "to the bit"
+
+
+def test_an_empty_reference_is_not_judged_by_likelihood(tiny_decoder, kit_of):
+    kit = kit_of(tiny_decoder("llama"))
+    case = Case("a", TALE, (Item("1", "Who slept?", ("", "The keeper")), Item("2", "Who?", ("",))))
+    for answerer in (Full(), Streaming(4, 60)):
+        some, none = answerer.respond(kit, case, 3).responses
+        assert [one.tokens for one in some.references] == [len(kit.decoder.tokens("The keeper"))]
+        assert none.references == ()
 
 
 def test_the_answer_is_the_engines(tiny_decoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -56,7 +57,7 @@ class Case:
         items: the questions.
         near: how many of those sections, from the first, stand in the decoder where a method reads the rest in
             another way (CEPE, arXiv 2402.16617, section 4.3); 0 where the task does not tell them apart.
-        other: another document of the task, which holds no answer; what a control reads.
+        other: another document of the task; what a control reads.
     """
 
     id: str
@@ -114,21 +115,35 @@ Unit = Case | Stretch
 def with_others(units: Sequence[Unit]) -> list[Unit]:
     """The units of a task, each with the next one's document that is not its own, the first following the last.
 
-    So a unit keeps its other document however many units are judged after it.
+    In a grid it is the next one at the same place: what has the same needle at another depth, or the same question
+    with more passages, would be no control. So a unit keeps its other document however many units are judged after
+    it. A unit that comes with another keeps that.
     """
-    ahead: Unit | None = None
-    other: Unit | None = None
-    found: list[Unit] = []
-    for unit in reversed([*units, *units]):
-        if ahead is not None and _document(ahead) != _document(unit):
-            other = ahead
-        ahead = unit
-        found.append(_beside(unit, other))
-    return found[len(units) :][::-1]
+    places: dict[tuple[tuple[str, float], ...], list[int]] = defaultdict(list)
+    for number, unit in enumerate(units):
+        places[_place(unit)].append(number)
+    found = list(units)
+    for numbers in places.values():
+        ahead: Unit | None = None
+        other: Unit | None = None
+        for number in reversed([*numbers, *numbers]):
+            unit = units[number]
+            if ahead is not None and _text(ahead) != _text(unit):
+                other = ahead
+            ahead = unit
+            found[number] = unit if unit.other else _beside(unit, other)
+    return found
 
 
-def _document(unit: Unit) -> str:
-    return unit.document.hash if isinstance(unit, Case) else unit.document
+def _place(unit: Unit) -> tuple[tuple[str, float], ...]:
+    """In a grid; a case that is asked at several depths stands where its first question does."""
+    if isinstance(unit, Case):
+        return unit.items[0].at if unit.items else ()
+    return unit.at
+
+
+def _text(unit: Unit) -> str:
+    return unit.document.text if isinstance(unit, Case) else unit.document
 
 
 def _beside(unit: Unit, other: Unit | None) -> Unit:
@@ -156,7 +171,7 @@ class Response:
 
     Args:
         answer: what it wrote, greedily.
-        references: likelihood of each reference answer, in order.
+        references: likelihood of each reference answer that is judged by it, in order.
         choices: likelihood of each choice, in order.
         positions: positions of the decoder that its prompt takes, question and template included.
         written: tokens of the answer.
@@ -174,7 +189,7 @@ class Record:
     """One judged item, as it is kept and drawn again.
 
     Args:
-        unit: what an interval draws again: the case's id, or the stretch's source.
+        unit: what an interval draws again: as `QuestionTask.drawn` has it, or the stretch's source.
         item: id of the item or stretch.
         scores: metric -> value; F1, ROUGE, exact match and accuracy from 0 to 100, likelihoods in nats a token.
         weight: in means over records; target tokens for running text.

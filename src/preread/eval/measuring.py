@@ -18,7 +18,7 @@ from preread.engines.local import LocalEngine
 from preread.eval.case import Item, Likelihood, Response, Unfit
 from preread.nn.cache import SlotCache
 from preread.nn.hf import Decoder
-from preread.nn.reading import Reading, followed, next_position
+from preread.nn.reading import Reading, begins, followed, next_position
 
 ROWS_AT_ONCE = 8
 MOST_REFERENCES = 4
@@ -74,6 +74,11 @@ def answer_room(decoder: Decoder, items: Sequence[Item]) -> int:
     return max([_longest(decoder, items), *(item.room for item in items)])
 
 
+def judged_references(item: Item) -> tuple[str, ...]:
+    """The references that are judged by likelihood: the first few, but for empty ones, which have no token to judge."""
+    return tuple(text for text in item.answers if text)[:MOST_REFERENCES]
+
+
 def _respond(
     decoder: Decoder, prompts: Sequence[Prompt], items: Sequence[Item], max_tokens: int, longest: int
 ) -> list[Response]:
@@ -86,7 +91,7 @@ def _respond(
     judge = _Judge(decoder, engine, longest)
     found = []
     for prompt, item, answer in zip(prompts, items, written, strict=True):
-        references = judge.likelihoods(prompt, item.answers[:MOST_REFERENCES])
+        references = judge.likelihoods(prompt, judged_references(item))
         choices = judge.likelihoods(prompt, item.choices)
         text, tokens = (answer.text.strip(), answer.tokens) if answer else ("", 0)
         found.append(Response(text, references, choices, len(prompt), tokens))
@@ -129,30 +134,32 @@ class _Judge:
     @torch.inference_mode()
     def likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Likelihood, ...]:
         """Of each text behind the prompt."""
+        lora = None if prompt.adapter is None else self.decoder.adapters[prompt.adapter]
+        key = self.engine.prefixes.key(prompt, lora) if texts else None
         found = []
         for text in texts:
             ids = self.decoder.tokens(text)
             reading = Reading(self.decoder, followed(prompt, ids), PIECE)
             with self.decoder.adapters.use(prompt.adapter):
-                reading.skip(self._kept(prompt))
+                reading.skip(self._kept(prompt, key))
                 nats = _followers(self.decoder, reading, self._cache, ids)
+            self._held = key
             found.append(Likelihood(float(nats.sum()), len(ids)))
         return tuple(found)
 
-    def _kept(self, prompt: Prompt) -> int:
-        """Leave in the cache what prompts share, from the engine if it is not there yet; how many positions."""
-        lora = None if prompt.adapter is None else self.decoder.adapters[prompt.adapter]
-        key = self.engine.prefixes.key(prompt, lora)
+    def _kept(self, prompt: Prompt, key: str | None) -> int:
+        """Leave in the cache what prompts share, from the text before or from the engine; how many positions."""
+        if key is not None and key == self._held:
+            self._cache.cut(0, begins(prompt))
+            return begins(prompt)
+        self._held = None
+        self._cache.cut(0, 0)
+        # Where nothing was written the engine has read nothing: the first text then reads all.
         beginning = None if key is None else self.engine.prefixes.get(key)
-        if beginning is None or self._held != key:
-            self._cache.cut(0, 0)
-            self._held = None
-        if beginning is not None and self._held is None:
-            self._cache.paste(beginning)
-            self._held = key
-        kept = 0 if beginning is None else len(beginning)
-        self._cache.cut(0, kept)
-        return kept
+        if beginning is None:
+            return 0
+        self._cache.paste(beginning)
+        return len(beginning)
 
 
 def _followers(decoder: Decoder, reading: Reading, cache: SlotCache, ids: Tensor) -> Tensor:
@@ -187,5 +194,5 @@ def _memory(prompt: Prompt) -> Tensor | None:
 
 def _longest(decoder: Decoder, items: Sequence[Item]) -> int:
     """Tokens of the longest text that is judged."""
-    texts = [text for item in items for text in (*item.answers[:MOST_REFERENCES], *item.choices)]
+    texts = [text for item in items for text in (*judged_references(item), *item.choices)]
     return max((len(decoder.tokens(text)) for text in texts), default=0)

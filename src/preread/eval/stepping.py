@@ -10,7 +10,7 @@ from torch import Tensor
 
 from preread.engines.stream import Characters
 from preread.eval.case import Item, Likelihood, Response
-from preread.eval.measuring import MOST_REFERENCES, PIECE
+from preread.eval.measuring import PIECE, judged_references
 from preread.nn.hf import Decoder
 
 
@@ -46,7 +46,7 @@ def answered(decoder: Decoder, ahead: Stepping, item: Item, max_tokens: int, pos
         each = [ahead.nats(decoder.tokens(text)) for text in texts]
         return tuple(Likelihood(float(nats.sum()), len(nats)) for nats in each)
 
-    references, choices = likelihoods(item.answers[:MOST_REFERENCES]), likelihoods(item.choices)
+    references, choices = likelihoods(judged_references(item)), likelihoods(item.choices)
     text, tokens = _written(decoder, ahead, max_tokens)
     return Response(text, references, choices, positions, tokens)
 
