@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from preread.core.config import load
 from preread.core.errors import UsageError
-from preread.eval.case import Item
+from preread.eval.answerers.plain import Nothing
+from preread.eval.case import Item, with_others
 from preread.eval.kit import Kit
 from preread.eval.recipe import EvalRecipe
 from preread.eval.tasks.haystack import NOISE, Hay, buried, fitted, noise
@@ -109,6 +110,8 @@ TASKS = [
     KeyValue(**DEEP),
     *(Ruler(variant=variant, **SMALL) for variant in FORMS),
 ]
+QUESTIONED = {Ruler(variant=variant, **SMALL) for variant in ("qa_1", "qa_2")}
+"""Few short answers, which any of their contexts may hold."""
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label)
 
 
@@ -158,6 +161,30 @@ def test_needles_stand_at_the_asked_depth(task, units_of):
         text, before = case.document.text, len(task.before)
         sentence = max(map(len, re.split(r"(?<=\.)\s", text)))
         assert abs((start - before) - dict(item.at)["depth"] * (len(text) - before - (end - start))) <= sentence
+
+
+@every_task
+def test_a_control_reads_another_draw_at_the_same_place(task, units_of):
+    for case in with_others(units_of(task)):
+        [other] = [one for one in units_of(task) if one.document == case.other]
+        assert task.drawn(other) != task.drawn(case)
+        assert other.items[0].at == case.items[0].at
+        asked = {item.id: item.answers for item in case.items}
+        told = [all(answer in case.other.text for answer in answers) for answers in asked.values()]
+        fixed = isinstance(task, BookNeedle) and task.needle_is == "fixed"
+        assert fixed or task in QUESTIONED or not any(told)
+
+
+def test_depths_of_one_needle_are_drawn_again_together(shelf, units_of):
+    task = Passkey(**DEEP)
+    records = [record for case in units_of(task) for record in task.judge(shelf, Nothing(), case)[0]]
+    answers = {item.id: item.answers for case in units_of(task) for item in case.items}
+    draws: dict[str, set[tuple[str, ...]]] = {}
+    for record in records:
+        draws.setdefault(record.unit, set()).add(answers[record.item])
+    assert len(draws) == len(LENGTHS) * 2
+    assert all(len(keys) == 1 for keys in draws.values())
+    assert len(records) == len(draws) * len(task.depths) == len(answers)
 
 
 def test_a_limit_leaves_whole_grids(shelf):

@@ -9,6 +9,7 @@ import pytest
 
 from preread.core.errors import UsageError
 from preread.eval.answerers.plain import Full
+from preread.eval.case import with_others
 from preread.eval.kit import Kit
 from preread.eval.tasks.in_context import KINDS, WORDS_SHOWN, InContext
 
@@ -70,6 +71,29 @@ def test_lines_are_of_the_kind_and_split_that_they_should_be(shelf):
             assert "train" not in item.query
 
 
+def test_no_line_says_its_kind(shelf, tmp_path):
+    for path in (shelf.data / "text").iterdir():
+        text = "Science. The novel's mathematics; software-made words go on. " * 200
+        (tmp_path / "text").mkdir(exist_ok=True)
+        (tmp_path / "text" / path.name).write_text(json.dumps({"doc_id": "a", "text": text}), encoding="utf-8")
+    for case in InContext(samples=1, shots=(4,)).units(Kit(shelf.decoder, tmp_path, tmp_path)):
+        lines = [line for line, _ in _read(case.document.text)] + [item.query for item in case.items]
+        assert all("words go on" in line for line in lines)
+        assert not any(kind in line.lower() for line in lines for kind in KINDS.values())
+
+
+@pytest.mark.parametrize("name", ["sources", "symbols"])
+def test_a_sample_is_drawn_again_whole_and_its_control_has_another_rule(name, shelf):
+    task = InContext(set=name, samples=3, shots=(2, 12))
+    units = task.units(shelf)
+    assert [task.drawn(case) for case in units[::2]] == [task.drawn(case) for case in units[1::2]]
+    assert len({task.drawn(case) for case in units}) == 3
+    for case in with_others(units):
+        [other] = [one for one in units if one.document == case.other]
+        assert task.drawn(other) != task.drawn(case)
+        assert other.items[0].at == case.items[0].at
+
+
 def test_the_rule_of_symbols_is_found_in_the_examples(shelf):
     rules = set()
     for case in InContext(set="symbols", samples=6, shots=(40,)).units(shelf):
@@ -96,7 +120,9 @@ def test_choices_are_judged_and_nothing_is_written(shelf):
         assert (record.answer, record.at) == ("", item.at)
 
 
-@pytest.mark.parametrize("settings", [{"shots": ()}, {"asked": 0}, {"set": "symbols", "shots": (60,), "asked": 8}])
+@pytest.mark.parametrize(
+    "settings", [{"shots": ()}, {"asked": 0}, {"set": "symbols", "shots": (60,), "asked": 8}, {"split": "train"}]
+)
 def test_settings_that_make_no_case_are_refused(settings):
     with pytest.raises(UsageError):
         InContext(**settings)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from preread.core.errors import UsageError
+from preread.eval.case import with_others
 from preread.eval.kit import Kit
 from preread.eval.tasks.open_domain import OpenDomain
 from preread.eval.tasks.pool import laid, paragraphs, places, pool
@@ -85,6 +86,17 @@ def test_contexts_are_nested_and_hold_the_right_passages(task, shelf):
         golds = [contexts[-1].index(gold.shown) for gold in one.gold]
         assert golds == sorted(golds)
         assert task.gold == "anywhere" or max(golds) < 4
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label)
+def test_a_control_reads_another_question_s_passages_and_as_many(task, shelf):
+    units = task.units(shelf)
+    for case in with_others(units):
+        [other] = [one for one in units if one.document == case.other]
+        assert other.items[0].query != case.items[0].query or task.set == "hotpotqa_distractor"
+        assert task.drawn(other) != task.drawn(case)
+        assert other.items[0].at == case.items[0].at
+    assert len({task.drawn(case) for case in units}) == NUMBER
 
 
 def test_right_passages_are_drawn_everywhere(shelf):

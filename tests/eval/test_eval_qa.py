@@ -45,6 +45,17 @@ def test_a_set_can_be_a_file(kit, data):
     assert Qa(path).label == "tales"
 
 
+@pytest.mark.parametrize("name", STYLES)
+def test_a_file_is_asked_as_the_set_that_it_is_named_after(name):
+    assert Qa(f"some/where/{name}.test.jsonl.xz").style == Qa(name).style
+
+
+@pytest.mark.parametrize("setting", ["documents", "questions", "characters"])
+def test_settings_that_leave_nothing_are_refused(setting):
+    with pytest.raises(UsageError, match=setting):
+        Qa("tales", **{setting: 0})
+
+
 def test_a_missing_set_is_said(data):
     with pytest.raises(UsageError, match="nowhere"):
         question_file(data, "nowhere", "test")

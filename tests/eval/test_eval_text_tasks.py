@@ -16,7 +16,7 @@ from preread.core.errors import UnreadableDocument, UsageError
 from preread.core.types import text_hash
 from preread.eval.answerers.plain import Full, Nothing
 from preread.eval.cache import Cache
-from preread.eval.case import Losses
+from preread.eval.case import Losses, with_others
 from preread.eval.kit import Kit
 from preread.eval.recipe import EvalRecipe
 from preread.eval.runner import run
@@ -239,6 +239,21 @@ def test_passages_are_the_nearest_by_brute_force_the_best_last(kit):
             found = [stretch.far[first:last] for first, last in stretch.passages]
             assert sum(found, ()) == stretch.far
             assert found[-1] == allowed[int(np.argmax(cosines))]
+
+
+def test_a_control_reads_nothing_of_the_own_document(kit):
+    ids = tokens(kit)
+    for own in (True, False):
+        stretches = Ralm("tales", passages=20, own=own).units(kit)
+        assert with_others(stretches) == stretches, "each has its control already"
+        for stretch in stretches:
+            other, text = stretch.other, ids[stretch.source]
+            pieces = {text[at : at + PASSAGE] for at in range(0, len(text), PASSAGE)}
+            read = {other.far[first:last] for first, last in other.passages}
+            assert read
+            assert not pieces & read
+            assert other.source != stretch.source
+            assert other.far != next(one for one in stretches if one.id == other.id).far, "which did read of it"
 
 
 def test_a_datastore_is_embedded_once(kit, monkeypatch):

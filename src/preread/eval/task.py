@@ -93,6 +93,10 @@ class QuestionTask(Task):
     def score(self, item: Item, answer: str) -> Mapping[str, float]:
         """Metrics of a written answer, from 0 to 100."""
 
+    def drawn(self, case: Case) -> str:
+        """What an interval draws again: the case, unless several were made of one draw and are no news beside it."""
+        return case.id
+
     def judge(self, kit: Kit, answerer: Answerer, unit: Unit) -> tuple[Iterable[Record], int]:
         """As `Task.judge`: `score`, `nll` (mean over the references, nats a token) and, with choices, `accuracy`."""
         assert isinstance(unit, Case), "a task of questions has cases"
@@ -107,7 +111,9 @@ class QuestionTask(Task):
         if response.choices:
             means = [one.mean for one in response.choices]
             scores["accuracy"] = 100.0 * (means.index(min(means)) == item.gold)
-        return Record(case.id, item.id, scores, answer=response.answer, positions=response.positions, at=item.at)
+        return Record(
+            self.drawn(case), item.id, scores, answer=response.answer, positions=response.positions, at=item.at
+        )
 
 
 class TextTask(Task):

@@ -8,6 +8,7 @@ that is drawn anew for every set of examples, so that no weights can know it; th
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from preread.eval.tasks.sets import expect, rows, set_file
 
 KINDS = {"books": "novel", "science_plos": "science", "math_latex": "mathematics", "tech_docs": "software"}
 """Set of running text -> what its lines are called."""
+TELLING = re.compile(rf"\b(?:{'|'.join(KINDS.values())})\b", re.IGNORECASE)
 WORDS_SHOWN = 40
 SLOTS, FILLERS = 3, 4
 """Words of a made-up line, and how many words there are for each place."""
@@ -54,7 +56,7 @@ class InContext(QuestionTask):
 
     Args:
         set: `sources` or `symbols`.
-        split: of the texts that are asked about, for `sources`.
+        split: of the texts that are asked about, for `sources`; not `train`, of which its examples are.
         shots: how many examples; the longer contexts begin with the shorter ones.
         near: how many of them stand in the decoder whatever the method.
         samples: sets of examples.
@@ -74,6 +76,13 @@ class InContext(QuestionTask):
     def __post_init__(self) -> None:
         """Refuse settings that make no case."""
         expect(1, samples=self.samples, asked=self.asked, near=self.near, shots=min(self.shots, default=0))
+        if self.set == "sources" and self.split == "train":
+            raise UsageError(
+                expected="a split that examples are not drawn from, such as valid",
+                got=self.split,
+                consequence="Nothing was judged.",
+                remedy="Change `split` in the recipe.",
+            )
         lines = max(self.shots) + self.asked
         if self.set == "symbols" and lines > FILLERS**SLOTS:
             raise UsageError(
@@ -114,6 +123,10 @@ class InContext(QuestionTask):
         """Nothing is written."""
         return {}
 
+    def drawn(self, case: Case) -> str:
+        """The sample, of which longer and shorter contexts are made."""
+        return case.id.rpartition(" ")[0]
+
     def units(self, kit: Kit) -> Sequence[Case]:
         """A case for each number of examples, sample by sample."""
         found: list[Case] = []
@@ -122,7 +135,7 @@ class InContext(QuestionTask):
                 name = f"{self.label} {self.seed}-{sample}"
                 draw = random.Random(name)  # noqa: S311 no secret depends on it
                 lesson = self._sources(kit.data, draw) if self.set == "sources" else self._symbols(draw)
-                found += [self._case(f"{name}-{shots}", lesson, shots) for shots in self.shots]
+                found += [self._case(f"{name} {shots}", lesson, shots) for shots in self.shots]
                 advance()
         return found
 
@@ -185,9 +198,10 @@ def _texts(data: Path, name: str, split: str) -> tuple[str, ...]:
 
 
 def _some_words(texts: Sequence[str], draw: random.Random) -> str:
-    """The words behind a sentence's end, in one line, so that layout tells nothing."""
+    """The words behind a sentence's end, in one line and without the labels themselves: neither may tell the kind."""
     text = draw.choice(texts)
     start = draw.randrange(max(1, len(text) - WORDS_SHOWN * 10))
     border = SENTENCE_END.search(text, start)
     start = border.end() if border else start
-    return " ".join(text[start : start + WORDS_SHOWN * 20].split()[:WORDS_SHOWN])
+    words = text[start : start + WORDS_SHOWN * 20].split()
+    return " ".join([word for word in words if not TELLING.search(word)][:WORDS_SHOWN])

@@ -56,6 +56,10 @@ class Buried(Generated):
         """Room for a sentence."""
         return 32
 
+    def drawn(self, case: Case) -> str:
+        """The needle and its hay, which are the same at every depth."""
+        return case.id.rpartition(" ")[0]
+
     @abstractmethod
     def hay(self, kit: Kit, length: int, draw: random.Random) -> Hay:
         """What the needle is hidden in."""
@@ -73,7 +77,7 @@ class Buried(Generated):
             text, spans = buried(kit.decoder, hay, hidden, length, self.before)
             at = (("length", length), ("depth", depth))
             asked = needle.question
-            item = Item(f"{name}-{depth}", asked, (needle.answer,), evidence=tuple(spans), at=at, query=asked)
+            item = Item(f"{name} {depth}", asked, (needle.answer,), evidence=tuple(spans), at=at, query=asked)
             yield Case(item.id, Document(item.id, self.label, text), (item,))
 
 

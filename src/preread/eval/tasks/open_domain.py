@@ -93,6 +93,10 @@ class OpenDomain(QuestionTask):
         """Exact match, F1, and whether the answer contains a reference."""
         return {name: score(name, answer, item.answers) for name in METRICS}
 
+    def drawn(self, case: Case) -> str:
+        """The question, which is asked with several numbers of passages."""
+        return case.id.rpartition(" ")[0]
+
     def units(self, kit: Kit) -> Sequence[Case]:
         """A case for each number of passages, question by question."""
         held = pool(kit.data, self.set, self.split)

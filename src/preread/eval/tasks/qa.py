@@ -15,7 +15,7 @@ from preread.eval.evidence import evidence
 from preread.eval.kit import Kit
 from preread.eval.metrics import ROUGES, score
 from preread.eval.task import Group, QuestionTask
-from preread.eval.tasks.sets import draw, rows, set_file
+from preread.eval.tasks.sets import draw, expect, rows, set_file
 
 SHORT = "Answer in a few words."
 NO_ANSWER = 'Answer in a few words, or "unanswerable" if the text does not say.'
@@ -66,7 +66,7 @@ STYLES: Mapping[str, Style] = {
     "quality": CHOICE,
     "hotpotqa": HOPS,
 }
-"""By name of the set; any other is judged as `ANSWER`, or `CHOICE` where its questions have choices."""
+"""By name of the set; any other is judged as `ANSWER`, and by the likelihood of choices where it has any."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,13 @@ class Qa(QuestionTask):
     characters: int | None = None
     kind: ClassVar[str] = "qa"
 
+    def __post_init__(self) -> None:
+        expect(1, documents=self.documents, questions=self.questions, characters=self.characters)
+
     @property
     def style(self) -> Style:
         """How the set is asked and judged."""
-        return STYLES.get(self.set, ANSWER)
+        return STYLES.get(Path(self.set).name.split(".")[0], ANSWER)
 
     @property
     def label(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -30,7 +30,8 @@ class Ralm(RunningText):
     only what ends before the window counts, so that no judged token, and nothing written after it, is ever found.
     The paper's datastore is of other documents alone, and larger by orders of magnitude.
 
-    Passages are `far`, the best last, next to the text; their scores are cosines.
+    Passages are `far`, the best last, next to the text; their scores are cosines. What a control reads is another
+    document's window's, and none of them of the own document: they could hold the very tokens that are judged.
 
     Args:
         passages: for each window.
@@ -74,10 +75,16 @@ class Ralm(RunningText):
         )
         asking = [_words(kit, text.ids[start : start + PASSAGE]) for text, start in windows]
         vectors = kit.embedder.embed(asking, role="question")
-        return [self._stretch(store, *window, vector) for window, vector in zip(windows, vectors, strict=True)]
+        asked = [(text, start, vector) for (text, start), vector in zip(windows, vectors, strict=True)]
+        found = []
+        for i, one in enumerate(asked):
+            other = next((two for two in (*asked[i:], *asked[:i]) if two[0].id != one[0].id), None)
+            beside = other and self._stretch(store, *other, apart=one[0].id)
+            found.append(replace(self._stretch(store, *one), other=beside))
+        return found
 
-    def _stretch(self, store: Datastore, text: Text, start: int, vector: np.ndarray) -> Stretch:
-        best = store.nearest(vector, text.id, start if self.own else 0, self.passages)
+    def _stretch(self, store: Datastore, text: Text, start: int, vector: np.ndarray, apart: str = "") -> Stretch:
+        best = store.nearest(vector, text.id, start if self.own else 0, self.passages, apart)
         near, end = start + PASSAGE, start + WINDOW
         return Stretch(
             f"{text.id}:{start}",
@@ -136,7 +143,9 @@ class Datastore:
         half.replace(path)
         return Datastore(pieces, vectors)
 
-    def nearest(self, vector: np.ndarray, source: str, before: int, count: int) -> list[tuple[Piece, float]]:
+    def nearest(
+        self, vector: np.ndarray, source: str, before: int, count: int, apart: str = ""
+    ) -> list[tuple[Piece, float]]:
         """The best passages with their cosines, the best last.
 
         Args:
@@ -144,15 +153,17 @@ class Datastore:
             source: the document that asks.
             before: of that document, only passages that end within so many of its tokens.
             count: of passages.
+            apart: a document from which none is taken; then there may be fewer.
 
         Raises:
             UsageError: there are fewer.
         """
-        allowed = [i for i, piece in enumerate(self.pieces) if piece.source != source or piece.end <= before]
-        if len(allowed) < count:
+        reached = [i for i, piece in enumerate(self.pieces) if piece.source != source or piece.end <= before]
+        allowed = [i for i in reached if self.pieces[i].source != apart]
+        if len(reached) < count:
             raise UsageError(
                 expected=f"a datastore of {count} passages of {PASSAGE} tokens besides the text itself",
-                got=str(len(allowed)),
+                got=str(len(reached)),
                 consequence="Nothing was judged.",
                 remedy="Take more or longer documents, or fewer passages.",
             )
