@@ -1,7 +1,20 @@
 """The command line: one call a command, results on stdout, progress and errors on stderr."""
 
-from preread.cli import chat, compare, doctor, documents, evaluate, measures, models, questions, setup
+from preread.cli import chat, compare, doctor, documents, evaluate, measures, models, questions, report, setup
 from preread.cli.app import app
 from preread.cli.entry import main
 
-__all__ = ["app", "chat", "compare", "doctor", "documents", "evaluate", "main", "measures", "models", "questions", "setup"]
+__all__ = [
+    "app",
+    "chat",
+    "compare",
+    "doctor",
+    "documents",
+    "evaluate",
+    "main",
+    "measures",
+    "models",
+    "questions",
+    "report",
+    "setup",
+]

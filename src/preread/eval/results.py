@@ -16,10 +16,8 @@ from preread.eval.kit import Kit
 from preread.eval.recipe import EvalRecipe
 from preread.eval.runner import Judged
 from preread.eval.summary import table
-from preread.eval.tables import Table, plain
+from preread.eval.tables import RESULTS, Table, plain
 
-RESULTS = "eval"
-"""Folder of evaluations in the folder of results."""
 TUNED = frozenset({"tuned"})
 """Kinds of answerers that learn first, so that a table without them may be whole."""
 HALF_WIDTH = 4.0

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter
 
+RESULTS = "eval"
+"""Folder of evaluations in the folder of results."""
 Measured = Annotated[float, BeforeValidator(lambda read: nan if read is None else read)]
 Low = Annotated[float, BeforeValidator(lambda read: -inf if read is None else read)]
 High = Annotated[float, BeforeValidator(lambda read: inf if read is None else read)]
