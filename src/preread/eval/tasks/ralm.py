@@ -76,12 +76,12 @@ class Ralm(RunningText):
         asking = [_words(kit, text.ids[start : start + PASSAGE]) for text, start in windows]
         vectors = kit.embedder.embed(asking, role="question")
         asked = [(text, start, vector) for (text, start), vector in zip(windows, vectors, strict=True)]
-        found = []
+        stretches = []
         for i, one in enumerate(asked):
             other = next((two for two in (*asked[i:], *asked[:i]) if two[0].id != one[0].id), None)
             beside = other and self._stretch(store, *other, apart=one[0].id)
-            found.append(replace(self._stretch(store, *one), other=beside))
-        return found
+            stretches.append(replace(self._stretch(store, *one), other=beside))
+        return stretches
 
     def _stretch(self, store: Datastore, text: Text, start: int, vector: np.ndarray, apart: str = "") -> Stretch:
         best = store.nearest(vector, text.id, start if self.own else 0, self.passages, apart)
