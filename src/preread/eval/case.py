@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -108,11 +109,12 @@ class Stretch:
         return sha256(self.id, read, self.other.key if self.other else "")
 
 
+U = TypeVar("U", bound="Case | Stretch")
 Unit = Case | Stretch
 """What is judged at once, and cached."""
 
 
-def with_others(units: Sequence[Unit]) -> list[Unit]:
+def with_others(units: Sequence[U]) -> list[U]:
     """The units of a task, each with the next one's document that is not its own, the first following the last.
 
     In a grid it is the next one at the same place: what has the same needle at another depth, or the same question
@@ -124,8 +126,8 @@ def with_others(units: Sequence[Unit]) -> list[Unit]:
         places[_place(unit)].append(number)
     found = list(units)
     for numbers in places.values():
-        ahead: Unit | None = None
-        other: Unit | None = None
+        ahead: U | None = None
+        other: U | None = None
         for number in reversed([*numbers, *numbers]):
             unit = units[number]
             if ahead is not None and _text(ahead) != _text(unit):
@@ -146,7 +148,7 @@ def _text(unit: Unit) -> str:
     return unit.document.text if isinstance(unit, Case) else unit.document
 
 
-def _beside(unit: Unit, other: Unit | None) -> Unit:
+def _beside(unit: U, other: U | None) -> U:
     if isinstance(unit, Case):
         return replace(unit, other=other.document) if isinstance(other, Case) else unit
     return replace(unit, other=other) if isinstance(other, Stretch) else unit

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any, ClassVar
 
 from preread.core.types import Document, sha256
-from preread.eval.case import Case, Item, Record
+from preread.eval.case import Case, Item, Record, with_others
 from preread.eval.evidence import evidence
 from preread.eval.kit import Kit
 from preread.eval.metrics import ROUGES, score
@@ -125,8 +125,8 @@ class Qa(QuestionTask):
         """The first documents of the shuffle, each with the first of its questions."""
         found = rows(question_file(kit.data, self.set, self.split), "text", "questions")
         short = [row for row in found if len(row["text"]) <= (self.characters or len(row["text"]))]
-        cases = [self._case(row) for row in short[: self.documents]]
-        return [case for case in cases if case.items]
+        cases = [case for case in map(self._case, short) if case.items]
+        return with_others(cases)[: self.documents]  # the same other document in any subsample
 
     def score(self, item: Item, answer: str) -> Mapping[str, float]:
         """The set's metrics."""
