@@ -14,6 +14,7 @@ import torch
 from preread.core.config import build
 from preread.core.errors import IntegrityError, Interrupted, UsageError
 from preread.core.types import text_hash
+from preread.eval.answerers.oracle import Oracle
 from preread.eval.answerers.plain import Full, Nothing
 from preread.eval.answerers.tuned import MANIFEST, UNANSWERABLE, Tuned
 from preread.eval.cache import Cache
@@ -72,7 +73,7 @@ def ready(row: Tuned, kit: Kit) -> Tuned:
 
 def lessons_of(kit, of=None, teacher=None, **changes) -> Lessons:
     row = replace(tuned(set="tales"), **changes)
-    return Lessons(kit, of or Full(), teacher, row._cases(kit), row)
+    return Lessons(kit, of or Full(), teacher, row._cases(kit), row, row._missing)
 
 
 def test_it_learns_what_its_set_teaches_and_its_row_says_so(kit, cache):
@@ -181,9 +182,20 @@ def test_an_epoch_teaches_every_question_once_and_the_next_one_its_next_referenc
 def test_no_answer_is_taught_where_the_set_asks_to_say_so(kit, monkeypatch):
     monkeypatch.setitem(STYLES, "tales", MAYBE)
     lessons = lessons_of(kit, questions=None)
-    answers = [item.answers for case in lessons.cases for item in case.items]
-    assert answers.count((UNANSWERABLE,)) == 3
+    said = [lesson.answer[:-1].tolist() for micro in range(9) for lesson in lessons(micro)][:9]
+    assert said.count(kit.decoder.tokens(UNANSWERABLE).tolist()) == 3
     assert len(lessons.taught) == 9
+
+
+def test_what_is_taught_of_a_question_without_an_answer_does_not_choose_its_passages(kit, data, monkeypatch):
+    monkeypatch.setitem(STYLES, "tales", MAYBE)
+    path = data / "qa" / "tales.train.jsonl"
+    path.write_text(path.read_text().replace("Why?", "Why did the lamp burn?"))
+    lessons = lessons_of(kit, of=Oracle(passages=1, passage_tokens=20), questions=None, batch=1)
+    taught = {tuple(lesson.prompt.ids.tolist()) for micro in range(9) for lesson in lessons(micro)}
+    for case in Qa("tales", "train").units(kit):
+        with Oracle(passages=1, passage_tokens=20).laid(kit, case, case.items) as judged:
+            assert {tuple(prompt.ids.tolist()) for prompt in judged.prompts} <= taught
 
 
 @pytest.mark.parametrize("positions", [1, 100, 260, 400, 16384])

@@ -83,8 +83,10 @@ class Lessons:
         kit: the run's.
         answerer: who lays the prompts.
         teacher: who lays the teacher's; None where only the answers are taught.
-        cases: with the questions; all of them have references.
+        cases: with the questions.
         tuning: how they are taught.
+        missing: what is taught as the answers of a question that has none; not seen by who lays the prompts, who is not
+            told of it either where it is judged.
 
     Attributes:
         taught: number of the case and of its item, for each question that fits.
@@ -96,9 +98,16 @@ class Lessons:
     """
 
     def __init__(
-        self, kit: Kit, answerer: Prompted, teacher: Prompted | None, cases: Sequence[Case], tuning: Tuning
+        self,
+        kit: Kit,
+        answerer: Prompted,
+        teacher: Prompted | None,
+        cases: Sequence[Case],
+        tuning: Tuning,
+        missing: tuple[str, ...] = (),
     ) -> None:
         self.kit, self.answerer, self.teacher, self.cases, self.tuning = kit, answerer, teacher, cases, tuning
+        self.missing = missing
         self.limit = min(tuning.max_context or kit.decoder.window, kit.decoder.window)
         self._held: OrderedDict[int, list[tuple[Prompt, Prompt | None]]] = OrderedDict()
         self._nbytes = 0
@@ -147,7 +156,7 @@ class Lessons:
             self._order = epoch, draw.sample(range(len(self.taught)), len(self.taught))
         case, item = self.taught[self._order[1][place]]
         prompt, teacher = self._read(case)[item]
-        references = self.cases[case].items[item].answers
+        references = self.cases[case].items[item].answers or self.missing
         return Lesson(prompt, self._ids(references[epoch % len(references)]), teacher)
 
     def _ids(self, answer: str) -> Tensor:
@@ -160,7 +169,8 @@ class Lessons:
             read = self._read(case)
         except Unfit:
             return [self.limit + 1] * len(self.cases[case].items)
-        answers = [max(len(self._ids(text)) for text in item.answers) for item in self.cases[case].items]
+        each = [item.answers or self.missing for item in self.cases[case].items]
+        answers = [max(len(self._ids(text)) for text in references) for references in each]
         return [
             max(len(prompt), len(teacher) if teacher else 0) + answer
             for (prompt, teacher), answer in zip(read, answers, strict=True)

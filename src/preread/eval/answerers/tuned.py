@@ -116,7 +116,7 @@ class Tuned(Tuning, Prompted):
         if until is not None and time.monotonic() >= until:
             return False
         teacher = Full() if self.distil else None
-        lessons = Lessons(kit, self.inner, teacher, self._cases(kit), self)
+        lessons = Lessons(kit, self.inner, teacher, self._cases(kit), self, self._missing)
         documents = sorted({text_hash(lessons.cases[case].document.text) for case, _ in lessons.taught})
         about = {"recipe": asdict(self), "documents": documents}
         return teach(lessons, self._folder(kit), f"tuning {self.label}", about, until)
@@ -162,17 +162,14 @@ class Tuned(Tuning, Prompted):
         """The training documents with those of their questions that have something to teach."""
         if self.set is None:
             return []
-        task = self._task(self.set)
-        missing = (UNANSWERABLE,) if task.style.ask == NO_ANSWER else ()
-        found = []
-        for case in task.units(kit):
-            items = [replace(item, answers=item.answers or missing) for item in case.items]
-            if taught := tuple(item for item in items if item.answers):
-                found.append(replace(case, items=taught))
-        return found
+        cases = Qa(self.set, self.split, self.documents, self.questions).units(kit)
+        taught = [(case, tuple(item for item in case.items if item.answers or self._missing)) for case in cases]
+        return [replace(case, items=items) for case, items in taught if items]
 
-    def _task(self, name: str) -> Qa:
-        return Qa(name, self.split, self.documents, self.questions)
+    @property
+    def _missing(self) -> tuple[str, ...]:
+        """What is taught of a question without an answer."""
+        return (UNANSWERABLE,) if self.set is not None and Qa(self.set).style.ask == NO_ANSWER else ()
 
     def _manifest(self, kit: Kit) -> Mapping[str, Any] | None:
         """What a finished training said of itself."""
@@ -189,7 +186,10 @@ class Tuned(Tuning, Prompted):
         where = kit.decoder.fingerprint, str(kit.decoder.dtype), kit.decoder.device.type, str(kit.data)
         if where not in self._names:
             taught = [(case.document.hash, case.items) for case in self._cases(kit)]
-            content = [(text, [(i.question, i.query, i.answers, i.evidence) for i in items]) for text, items in taught]
+            content = [
+                (text, [(i.question, i.query, i.answers or self._missing, i.evidence) for i in items])
+                for text, items in taught
+            ]
             settings = {one.name: getattr(self, one.name) for one in fields(Tuning)}
             parts = (str(PROTOCOL), *where[:3], self.inner.key(kit), repr(content), repr(settings))
             self._names[where] = sha256(*parts)[:16]
