@@ -24,7 +24,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(what: str, total: float | None) -> Iterator[Advance]:
-    """A bar with a count and the time left; where stderr is no terminal, a plain line every ten seconds with the same."""
+    """A bar with a count and the time left; where stderr is no terminal, the same as a line every ten seconds."""
     if not sys.stderr.isatty():
         yield _plain(what, total)
         return
