@@ -9,6 +9,7 @@ import pytest
 
 from preread.core.errors import Interrupted, PrereadError, UnsupportedModel, UsageError
 from preread.core.types import text_hash
+from preread.data.passages import split
 from preread.eval.answerer import Answerer
 from preread.eval.answerers.plain import Full, Nothing
 from preread.eval.answerers.retrieved import Retrieved
@@ -184,6 +185,19 @@ def test_what_another_row_has_done_already_is_not_done_again(kit, cache, monkeyp
     assert done == ["full text"] * 4
     assert judged.outcomes["head 400"] == judged.outcomes["full text"] == judged.outcomes["full text, ntk"]
     assert judged.kinds["head 400"] == "shortened"
+
+
+def test_who_is_timed_cuts_and_searches_the_document_itself(kit, monkeypatch):
+    made = []
+    monkeypatch.setattr("preread.eval.kit.split", lambda *a: made.append(a[0].hash) or split(*a))
+    unit = Qa("tales").units(kit)[0]
+    for row in (
+        Retrieved(mode="bm25", passages=1),
+        Retrieved(mode="bm25", passages=2),
+        Retrieved(mode="bm25", ratio=4),
+    ):
+        judge(kit, Qa("tales"), row, unit)
+    assert made == [unit.document.hash] * 3, "once for each that is timed, however often it looks"
 
 
 def test_reading_takes_memory_and_time_that_are_seen(kit):

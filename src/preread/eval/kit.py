@@ -41,8 +41,10 @@ class Kit:
 
     @cached_property
     def embedder(self) -> Embedder:
-        """Of the retrieval, loaded when first needed."""
-        return Embedder()
+        """Of the retrieval, loaded when first needed; a first text is embedded, so that none pays for the loading."""
+        embedder = Embedder()
+        embedder.embed(["warm"])
+        return embedder
 
     def tokens(self, text: str) -> Tensor:
         """[T] int64 token ids of a text that several tasks cut: a book takes the tokenizer a second."""
@@ -63,6 +65,10 @@ class Kit:
         """The passages to be searched by words."""
         texts = [passage.text for passage in self.passages(document, size)]
         return self._once(document, "words", size, lambda: Words(texts))
+
+    def clear(self) -> None:
+        """Forget what was made of documents, so that whoever is timed next makes its own."""
+        self._kept.clear()
 
     def _once(self, document: Document, what: str, size: int, make: Callable[[], T]) -> T:
         key = (document.hash, what, size)

@@ -121,6 +121,7 @@ def _out_of_time(during: str) -> Interrupted:
 
 def judge(kit: Kit, task: Task, answerer: Answerer, unit: Unit) -> Outcome:
     """What one answerer does with one unit, with time and memory."""
+    kit.clear()
     with peak(kit.decoder.device) as memory, _heard() as notes:
         start = time.perf_counter()
         try:

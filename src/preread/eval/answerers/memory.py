@@ -78,6 +78,10 @@ class Remembered(Prompted):
         with self._method.attach(kit.decoder) as handle:
             return handle.caveats(())
 
+    def ready(self, kit: Kit, until: float | None = None) -> bool:  # noqa: ARG002
+        """Has the embedder loaded before anything is timed."""
+        return self.reads == "whole" or kit.embedder is not None
+
     def trained_on(self, kit: Kit) -> frozenset[str]:
         """The documents of the method's own weights."""
         with self._method.attach(kit.decoder) as handle:

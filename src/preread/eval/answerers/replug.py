@@ -52,6 +52,10 @@ class Replug(Answerer):
         """As tables name it."""
         return f"RePlug {self.passages}"
 
+    def ready(self, kit: Kit, until: float | None = None) -> bool:  # noqa: ARG002
+        """Has the embedder loaded before anything is timed."""
+        return kit.embedder is not None
+
     def respond(self, kit: Kit, case: Case, max_tokens: int) -> Answers:
         """As `Answerer.respond`; a response's positions are those of all passages' prompts together.
 

@@ -52,6 +52,10 @@ class Retrieved(Selected):
         whole = tokens <= limit and len(passages) <= (self.passages or len(passages))
         return (Full(), self.stored(kit, unit.document)) if whole else (self, 0)
 
+    def ready(self, kit: Kit, until: float | None = None) -> bool:  # noqa: ARG002
+        """Has the embedder loaded before anything is timed."""
+        return self.mode == "bm25" or kit.embedder is not None
+
     def stored(self, kit: Kit, document: Document) -> int:
         """The text, and the vectors where there are any; an index of words is made from the text again."""
         vectors = 0 if self.mode == "bm25" else kit.vectors(document, self.passage_tokens).nbytes
