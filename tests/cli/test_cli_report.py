@@ -49,7 +49,7 @@ def test_what_is_broken_is_a_line_and_the_rest_a_page(call, folder, tmp_path):
     assert code == 0
     assert [line for line in err.splitlines() if "broken.json" in line and line.startswith("warning: ")]
     assert "broken.json" in page.read_text()
-    assert "reach their goal" in out
+    assert "3 hit, 1 miss, 2 absent, 1 no goal" in out
 
 
 def test_nothing_to_read_is_1_and_no_page(call, tmp_path):

@@ -36,13 +36,17 @@ def text(share, positions=200):
     return row("hybrid 16x", "retrieved", share, positions)
 
 
-@pytest.mark.parametrize("flipped", [False, True])
-def test_who_wins_at_equal_positions_is_counted(flipped):
-    low, high = (80, 40) if flipped else (40, 80)
-    lines = findings(sets([memory(low), text(high)], [memory(low), text(high)], [memory(high), text(low)]))
-    winner = "every memory tells more" if flipped else "retrieved text tells more"
-    assert lines[0].startswith(f"On 2 of 3 sets {winner}")
-    assert "on 1" in lines[0]
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ([(40, 80), (40, 80), (40, 80)], "on 3 of 3 sets."),
+        ([(80, 40), (40, 80), (40, 80)], "on 2 of 3 sets; best against it is kv 16x, which tells more on 1."),
+        ([(80, 40), (80, 40), (80, 40)], "on none of 3 sets; best against it is kv 16x, which tells more on 3."),
+    ],
+)
+def test_who_wins_at_equal_positions_is_counted(shares, told):
+    lines = findings(sets(*([memory(own), text(rival)] for own, rival in shares)))
+    assert lines[0] == f"Retrieved text tells more than every memory at equal positions {told}"
 
 
 def test_text_that_reads_more_is_no_equal_rival():
@@ -52,7 +56,7 @@ def test_text_that_reads_more_is_no_equal_rival():
 
 def test_who_reads_most_of_the_text_has_not_made_it_short():
     lines = " ".join(findings(sets([memory(60), text(90, positions=1900)])))
-    assert "kv 16x keeps most on 1 of 1 set: 60 %" in lines
+    assert "kv 16x keeps most on 1 of 1 set: 60\N{NO-BREAK SPACE}%" in lines
 
 
 def test_a_memory_is_held_against_another_documents():
@@ -102,6 +106,14 @@ def test_what_frames_the_comparison_is_never_bold():
         for fields in task_sheet(table).rows:
             if fields[0].family == "frame":
                 assert not any(field.best for field in fields)
+
+
+def test_of_a_row_that_did_nothing_nothing_is_told():
+    idle = Row("full text", "full", (), 0, 0, Unfits(3, "too long"), {}, 0.0, None, None, 0, 0.0)
+    table = replace(sets([memory(50)]).tasks[0], rows=[memory(50), idle])
+    told = dict(zip(task_sheet(table).head, task_sheet(table).rows[1], strict=True))
+    assert {title for title, field in told.items() if field.text != "–"} == {"answerer", "items", "units", "left out"}
+    assert (told["left out"].text, told["left out"].notes, task_sheet(table).footnotes) == ("3", (1,), ["too long"])
 
 
 def test_nobody_unbeaten_is_beaten():

@@ -10,8 +10,10 @@ from preread.report.scoreboard import Entry
 from preread.report.sections import Report, Section, ends, goal, value
 from preread.report.sheets import BOLD, Field, Sheet, grid_sheet, task_sheet
 
-MARKS = re.compile(r"[\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w)|^[#+\-=](?=[\s#+\-=]|$)|(?<=^\d)[.)]|(?<=://)")
+MARKS = re.compile(r"[\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w)|^[#+\-=](?=[\s#+\-=]|$)")
 """What Markdown could take for its own; a `_` within a word is none."""
+NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
+"""What would begin a list."""
 
 
 def markdown(report: Report) -> str:
@@ -30,7 +32,7 @@ def markdown(report: Report) -> str:
 
 def text(words: str) -> str:
     """Words on one line, of which none is markup."""
-    return MARKS.sub(lambda found: f"\\{found[0]}", " ".join(words.split()))
+    return NUMBERED.sub(r"\1\\\2", MARKS.sub(r"\\\g<0>", " ".join(words.split())))
 
 
 def code(words: str) -> str:

@@ -27,7 +27,7 @@ def plain(number: float) -> str:
 def decimals(metric: str, values: Sequence[float]) -> int:
     """How many a column of a metric has, so that its numbers stand under one another."""
     most = max((abs(value) for value in values if isfinite(value)), default=0.0)
-    return DECIMALS.get(metric, 1 if most >= 10 else 2 if most >= 1 else 3)
+    return DECIMALS.get(metric, 1 if most >= 10 or most == 0 else 2 if most >= 1 else 3)
 
 
 def fixed(number: float, places: int) -> str:

@@ -19,8 +19,6 @@ FEWER = 0.5
 """Of the full text's positions: an answerer that reads more has not made the text short."""
 MOST_LINES = 4
 """Of tasks that are told one by one."""
-TEXT_WINS = "retrieved text tells more than every memory"
-MEMORY_WINS = "every memory tells more than retrieved text"
 RUNNING_TEXT = ("language modelling", "general ability")
 
 
@@ -66,23 +64,24 @@ def findings(evaluation: Evaluation) -> list[str]:
 
 def _retrieval(tables: Sequence[Table]) -> Iterator[str]:
     """Memories against retrieved text at equal positions."""
-    pairs = [held for table in tables if (held := _pairs(table))]
-    if not pairs:
+    sets = [held for table in tables if (held := _pairs(table))]
+    if not sets:
         return
-    text = sum(all(ours < theirs for ours, theirs in held) for held in pairs)
-    memory = sum(all(ours > theirs for ours, theirs in held) for held in pairs)
-    (won, what), (lost, rest) = sorted(((text, TEXT_WINS), (memory, MEMORY_WINS)), reverse=True)
-    yield f"On {won} of {_sets(len(pairs))} {what} at equal positions; on {lost} {rest}."
+    text = sum(all(ours < theirs for ours, theirs in held.values()) for held in sets)
+    line = f"Retrieved text tells more than every memory at equal positions on {text or 'none'} of {_sets(len(sets))}"
+    ahead = Counter(label for held in sets for label, (ours, theirs) in held.items() if ours > theirs)
+    best = "".join(f"; best against it is {label}, which tells more on {n}" for label, n in ahead.most_common(1))
+    yield f"{line}{best}."
 
 
-def _pairs(table: Table) -> list[tuple[float, float]]:
-    """The share of each memory, and of the best retrieval that reads no more than it."""
-    found = []
+def _pairs(table: Table) -> dict[str, tuple[float, float]]:
+    """By memory: its share, and that of the best retrieval that reads no more than it."""
+    found = {}
     for memory in (row for row in table.rows if family(row) == "memory"):
         rivals = [row for row in table.rows if row.kind == "retrieved" and row.positions <= EQUAL * memory.positions]
         shares = [share for row in rivals if (share := _share(row)) is not None]
         if shares and (own := _share(memory)) is not None:
-            found.append((own, max(shares)))
+            found[memory.answerer] = own, max(shares)
     return found
 
 
@@ -100,7 +99,7 @@ def _short(tables: Sequence[Table]) -> Iterator[str]:
     label, times = counts.most_common(1)[0]
     kept = mean(share for row, share in best if row.answerer == label)
     line = f"Of what reads at most half of the text, {label} keeps most on {times} of {_sets(len(best))}"
-    yield f"{line}: {kept:.0f} % of what the full text tells."
+    yield f"{line}: {kept:.0f}\N{NO-BREAK SPACE}% of what the full text tells."
 
 
 def _own(tables: Sequence[Table]) -> Iterator[str]:
@@ -124,7 +123,7 @@ def _alone(table: Table) -> Iterator[str]:
     """A task without shares: its best."""
     metric = "perplexity" if all("perplexity" in row.metrics for row in table.rows) else table.headline
     rows = [row for row in contenders(table.rows) or table.rows if metric in row.metrics]
-    rows = [row for row in rows if isfinite(row.metrics[metric].value)]
+    rows = [row for row in rows if isfinite(row.metrics[metric].value) and not row.unfit]
     if not rows:
         return
     higher = table.higher and metric == table.headline

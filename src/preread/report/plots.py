@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, isfinite, log10
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from preread.eval.tables import Row, Table, Value
@@ -20,8 +20,10 @@ OFF = (-50.0, 130.0)
 """Shares, in percent, past which a plot does not reach: what lies beyond is drawn at its edge."""
 LEFT = 0.35
 """Room for labels to the left of the points, in parts of the width between them."""
-CROWDED = (0.3, 7.0)
-"""Powers of ten and percent within which two labels would stand on one another."""
+BESIDE = ((-5, 5, "right"), (6, -12, "left"), (-5, -12, "right"), (6, 5, "left"))
+"""Where a label may stand, in points from its spot: first where nothing better can be, above to the left."""
+SPOT = 3.5
+"""Half of a spot's width, in points."""
 
 
 def dots(table: Table) -> Plot | None:
@@ -41,7 +43,10 @@ def dots(table: Table) -> Plot | None:
         legend(panel, [family(row) for row in rows])
         places = decimals(table.headline, [row.metrics[table.headline].value for row in rows])
         told = "; ".join(f"{row.answerer} {_told(row.metrics[table.headline], places)}" for row in rows)
-        return finished(figure, f"{name(table.headline)} by answerer", f"Best first, with 95 % intervals: {told}.")
+        hollow = " (hollow: some units left out)" if any(row.unfit for row in rows) else ""
+        return finished(
+            figure, f"{name(table.headline)} by answerer{hollow}", f"Best first, with 95 % intervals: {told}."
+        )
 
 
 def frontier(standings: Sequence[Standing], of: str) -> Plot | None:
@@ -58,7 +63,6 @@ def frontier(standings: Sequence[Standing], of: str) -> Plot | None:
         front = unbeaten(standings)
         line = [(one.positions, _within(one.share)) for one in front]
         panel.plot(*zip(*line, strict=True), color=INK, linewidth=0.9, alpha=0.5, drawstyle="steps-post", zorder=1)
-        _name(panel, [one for one in standings if one in front or one.row.kind in ("none", "full")])
         panel.set_xlabel(f"positions read for a question{of} (logarithmic)")
         panel.set_ylabel("share of the gap, %")
         panel.margins(x=0.05, y=0.1)
@@ -66,6 +70,9 @@ def frontier(standings: Sequence[Standing], of: str) -> Plot | None:
         panel.set_xlim(left=least / (most / least) ** LEFT)
         _ticks(panel)
         legend(panel, [family(one.row) for one in standings])
+        ends = [one for one in standings if one.row.kind in ("none", "full")]
+        figure.draw_without_rendering()  # from here on it is known what stands where
+        _name(panel, [*ends, *front], standings)
         told = "; ".join(f"{one.row.answerer} {one.share:.0f} % at {plain(one.positions)}" for one in standings)
         return finished(figure, "Share of the gap against positions read", f"Positions read and shares: {told}.")
 
@@ -93,27 +100,32 @@ def _spot(panel: Axes, one: Standing) -> None:
     panel.plot(one.positions, _within(one.share), mark(kind), color=colour(kind), markersize=6, alpha=0.9, zorder=3)
 
 
-def _name(panel: Axes, standings: Sequence[Standing]) -> None:
-    """Labels above to the left, where an unbeaten one has nothing; below where another label is already."""
+def _name(panel: Axes, named: Sequence[Standing], standings: Sequence[Standing]) -> None:
+    """Labels where they hide neither a spot nor a label before them; the table has those for which there is no room."""
     from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
 
-    taken: list[tuple[float, float]] = []
-    for one in sorted(standings, key=lambda one: one.share, reverse=True):
+    inside = panel.get_window_extent().padded(SPOT)
+    spots = panel.transData.transform([(one.positions, _within(one.share)) for one in standings])
+    taken = [Bbox.from_extents(x - SPOT, y - SPOT, x + SPOT, y + SPOT) for x, y in spots]
+    for one in named:
         beyond = "" if one.share == _within(one.share) else f" ({one.share:.0f} %)"
-        x, y = one.positions, _within(one.share)
-        crowded = any(abs(log10(x / other)) < CROWDED[0] and abs(y - level) < CROWDED[1] for other, level in taken)
-        taken.append((x, y))
-        panel.annotate(
-            short(one.row.answerer) + beyond,
-            (x, y),
-            (-5, -12 if crowded else 5),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            zorder=2,
-            color=colour(family(one.row)),
-            path_effects=[withStroke(linewidth=2.5, foreground=CARD)],
-        )
+        for right, up, side in BESIDE:
+            label = panel.annotate(
+                short(one.row.answerer) + beyond,
+                (one.positions, _within(one.share)),
+                (right, up),
+                textcoords="offset points",
+                ha=side,
+                fontsize=8,
+                color=colour(family(one.row)),
+                path_effects=[withStroke(linewidth=2.5, foreground=CARD)],
+            )
+            box = label.get_window_extent()
+            if not box.count_overlaps(taken) and inside.count_contains(box.corners()) == 4:
+                taken.append(box)
+                break
+            label.remove()
 
 
 def _ticks(panel: Axes) -> None:

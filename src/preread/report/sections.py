@@ -16,7 +16,6 @@ from preread.report.reading import Results
 from preread.report.scoreboard import Entry, by_part, counted, scoreboard
 
 NOTHING = "No evaluation was read, so nothing can be said of answers."
-VERDICTS = {"hit": "reach their goal", "miss": "miss it", "absent": "are absent", "no goal": "have no goal"}
 
 UNITS = {"share": "", "abs": ""}
 """That say nothing beside a number."""
@@ -75,7 +74,7 @@ class Report:
     def score(self) -> str:
         """The scoreboard in a line."""
         counts = counted(self.entries)
-        return ", ".join(f"{number} {VERDICTS[kind]}" for kind, number in counts.items())
+        return ", ".join(f"{number} {kind}" for kind, number in counts.items())
 
     @property
     def faults(self) -> list[str]:

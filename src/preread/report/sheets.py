@@ -68,25 +68,18 @@ def task_sheet(table: Table) -> Sheet:
     footnotes = list(dict.fromkeys(said for row in table.rows for said in _said(row)))
     columns = [_metric(table, metric) for metric in _metrics(table)]
     on_gpu = any(row.seconds is not None for row in table.rows)
-    rows = []
-    for number, row in enumerate(table.rows):
-        notes = tuple(footnotes.index(said) + 1 for said in row.caveats)
-        fields = [
-            Field(row.answerer, notes=notes, family=family(row)),
+    rows = [
+        [
+            Field(row.answerer, notes=_numbers(row.caveats, footnotes), family=family(row)),
             *(column[number] for column in columns),
-            Field(plain(row.positions)),
+            *map(Field, _costs(row, on_gpu).values()),
+            _left_out(row, footnotes),
         ]
-        fields.append(Field(f"{plain(row.times)}x" if row.times is not None else NONE))
-        if on_gpu:
-            fields.append(Field(f"{plain(row.seconds)} s" if row.seconds is not None else NONE))
-        left_out = (footnotes.index(row.unfit.reason) + 1,) if row.unfit else ()
-        fields += [Field(size(row.peak_bytes)), Field(size(row.stored_bytes))]
-        fields += [Field(f"{row.items:,}"), Field(f"{row.units:,}")]
-        fields.append(Field(f"{row.unfit.units:,}" if row.unfit else "0", notes=left_out))
-        rows.append(fields)
-    costs = ["positions read", "time", *["seconds"] * on_gpu, "peak memory", "stored", "items", "units", "left out"]
+        for number, row in enumerate(table.rows)
+    ]
+    costs = _costs(table.rows[0], on_gpu) if table.rows else ()
     bold = any(field.best for fields in rows for field in fields)
-    return Sheet(["answerer", *map(name, _metrics(table)), *costs], rows, footnotes, bold)
+    return Sheet(["answerer", *map(name, _metrics(table)), *costs, "left out"], rows, footnotes, bold)
 
 
 def grid_sheet(table: Table) -> Sheet | None:
@@ -151,6 +144,28 @@ def _field(value: Value | None, places: int, items: int) -> Field:
 
 def _items(cell: Cell) -> int:
     return max((value.n for value in cell.metrics.values()), default=0)
+
+
+def _costs(row: Row, on_gpu: bool) -> dict[str, str]:
+    """What a row cost, by column; nothing is said of one that did nothing."""
+    told = {
+        "positions read": plain(row.positions),
+        "time": f"{plain(row.times)}x" if row.times is not None else NONE,
+        "seconds": f"{plain(row.seconds)} s" if row.seconds is not None else NONE,
+        "peak memory": size(row.peak_bytes),
+        "stored": size(row.stored_bytes),
+    }
+    counts = {"items": f"{row.items:,}", "units": f"{row.units:,}"}
+    shown = {title: text if row.items else NONE for title, text in told.items() if on_gpu or title != "seconds"}
+    return shown | counts
+
+
+def _left_out(row: Row, footnotes: Sequence[str]) -> Field:
+    return Field(f"{row.unfit.units:,}", notes=_numbers([row.unfit.reason], footnotes)) if row.unfit else Field("0")
+
+
+def _numbers(said: Sequence[str], footnotes: Sequence[str]) -> tuple[int, ...]:
+    return tuple(footnotes.index(one) + 1 for one in said)
 
 
 def _said(row: Row) -> list[str]:
