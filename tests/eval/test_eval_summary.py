@@ -13,7 +13,7 @@ from preread.eval.recipe import EvalRecipe
 from preread.eval.results import result, sets_reported, write
 from preread.eval.runner import Judged
 from preread.eval.summary import table
-from preread.eval.tables import plain
+from preread.eval.tables import evaluation, plain
 from preread.eval.tasks.qa import Qa
 
 
@@ -126,6 +126,7 @@ def test_a_result_is_written_with_every_record_behind_it(kit, tmp_path):
     found = result("tales", EvalRecipe([{"kind": "qa", "set": "tales"}]), [THREE], kit, "preread eval x", "abc", None)
     path = write(found, [THREE], tmp_path)
     assert json.loads(path.read_text()) == found
+    assert [plain(one) for one in evaluation(path.read_bytes()).tasks] == found["tasks"], "it is read as it was written"
     records = gzip.decompress((tmp_path / "eval" / "tales.records.jsonl.gz").read_bytes()).decode().splitlines()
     assert len(records) == sum(len(one.records) for outcomes in THREE.outcomes.values() for one in outcomes)
     first = (path.read_bytes(), (tmp_path / "eval" / "tales.records.jsonl.gz").read_bytes())

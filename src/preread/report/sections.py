@@ -33,7 +33,7 @@ class Section:
     def facts(self) -> dict[str, str]:
         """What it was run with; nothing that is not known."""
         it = self.evaluation
-        part = f"at most {it.limit} units of a task" if it.limit else ""
+        part = f"no more than {it.limit} units of a task" if it.limit else ""
         model = f"{it.model}, {it.weights}" if it.weights else it.model
         found = {"Model": model, "Part": part, "Device": it.device, "Commit": it.commit, "Date": it.date}
         return {name: value for name, value in found.items() if value}
