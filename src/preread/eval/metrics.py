@@ -56,7 +56,8 @@ def score(name: str, answer: str, references: Sequence[str]) -> float:
             consequence="Nothing was judged.",
             remedy="Choose one of them.",
         )
-    return 100.0 * (METRICS[name](answer, references) if references else declines(answer))
+    judged = _first_line(answer) if name == "accuracy" else answer
+    return 100.0 * (METRICS[name](judged, references) if references else declines(judged))
 
 
 def declines(answer: str) -> bool:
@@ -118,8 +119,8 @@ def _scorer() -> Any:
     return RougeScorer(ROUGES, use_stemmer=False)
 
 
-def _accuracy(answer: str, references: Sequence[str]) -> float:
-    return _exact(answer.strip().partition("\n")[0], references)
+def _first_line(answer: str) -> str:
+    return answer.strip().partition("\n")[0]
 
 
 def _contains(answer: str, references: Sequence[str]) -> float:
@@ -135,7 +136,7 @@ METRICS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
     "f1": _f1,
     "rouge": _rouge(ROUGES),
     **{kind: _rouge((kind,)) for kind in ROUGES},
-    "accuracy": _accuracy,
+    "accuracy": _exact,
     "contains": _contains,
     "contains_all": _contains_all,
 }
