@@ -74,13 +74,14 @@ def _publish(judged: list[Judged], recipe: Path, command: str, at: str, path: Pa
     """The figure of how many question sets have a whole table."""
     from preread.bench.figures import Figure, publish
     from preread.eval.answerers import ANSWERERS
-    from preread.eval.results import sets_reported
+    from preread.eval.results import sets_reported, widest
     from preread.eval.summary import table
 
     tables = [table(one, on_gpu=False) for one in judged]
     sets = sets_reported(tables, list(ANSWERERS))
-    asked = [one.label for one in tables if one.kind == "qa"]
-    short = [label for label in asked if label not in sets]
+    asked = [one for one in tables if one.kind == "qa"]
+    short = [f"{one.label} ({len(one.rows)} rows, half widths up to {widest(one):.1f})" for one in asked]
+    reasons = [told for one, told in zip(asked, short, strict=True) if one.label not in sets]
     count = float(len(sets))
     figure = Figure(
         "eval.sets_reported",
@@ -91,7 +92,7 @@ def _publish(judged: list[Judged], recipe: Path, command: str, at: str, path: Pa
         len(asked),
         recipe=str(recipe),
         command=command,
-        note=", ".join(sets) + (f"; not counted: {', '.join(short)}" if short else ""),
+        note=f"counted: {', '.join(sets) or 'none'}; too few documents yet for: {', '.join(reasons) or 'none'}",
         commit=at,
     )
     publish([figure], path)
