@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from preread.core.errors import UsageError
+from preread.core.intervals import drawn_interval, interval
 from preread.eval.answerer import Answerer
 from preread.eval.answerers.plain import Nothing
 from preread.eval.cache import Cache
 from preread.eval.case import Answers, Likelihood, Record, Response
-from preread.eval.intervals import drawn_interval, interval
 from preread.eval.kit import Kit
 from preread.eval.runner import run
 from preread.eval.summary import table

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from math import exp
 from statistics import mean
 
+from preread.core.intervals import drawn_interval, interval, ratio_interval
 from preread.eval.case import Outcome, Record
-from preread.eval.intervals import drawn_interval, interval, ratio_interval
 from preread.eval.runner import Judged
 from preread.eval.tables import Cell, Row, Table, Unfits, Value
 from preread.eval.task import Task

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from preread.eval.intervals import drawn_interval, interval, ratio_interval
+from preread.core.intervals import drawn_interval, interval, ratio_interval
 
 
 def alone(values):
