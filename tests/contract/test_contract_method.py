@@ -15,11 +15,11 @@ from torch import Tensor
 from preread.core.errors import FingerprintMismatch, IntegrityError, UnsupportedModel, UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle, Method
-from preread.core.types import Passage, Prompt
+from preread.core.types import MEMORY, Passage, Prompt
 from preread.methods import METHODS
 from preread.methods.kv.method import Kv
-from preread.methods.lloco.compressor import CompressorConfig
 from preread.methods.lloco.method import Lloco
+from preread.methods.lloco.compressor import CompressorConfig
 from preread.methods.text import Text
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig
@@ -151,6 +151,51 @@ def test_a_memory_changes_the_answer(handle, decoder):
         without = handle.prompt("Who?", [])
         a = _logits(decoder, with_memory)[-1]
         assert (a - _logits(decoder, without)[-1]).abs().max() > 1e-3
+
+
+def test_text_among_memories_is_read_as_the_text_method_reads_it(handle, decoder):
+    with Text().attach(decoder) as text:
+        texts = list(text.encode(_passages(decoder)))
+        ours, theirs = handle.prompt("Who?", texts), text.prompt("Who?", texts)
+        assert torch.equal(ours.ids, theirs.ids)
+        assert ours.shared == theirs.shared
+        assert torch.equal(_logits(decoder, ours), _logits(decoder, theirs))
+        ids = decoder.tokens(TEXTS[2])
+        behind, plainly = handle.continuation(ids, texts), text.continuation(ids, texts)
+        assert torch.equal(_logits(decoder, behind), _logits(decoder, plainly))
+
+
+def test_text_takes_the_place_of_one_memory_and_leaves_the_others(handle, decoder):
+    passages = _passages(decoder)
+    own = list(handle.encode(passages))
+    with Text().attach(decoder) as text:
+        first, middle, last = text.encode(passages)
+    mixed = handle.prompt("Who?", [own[0], middle, own[2]])
+    assert mixed.fields <= handle.needs
+    if handle.name != "text":
+        assert int((mixed.ids == MEMORY).sum()) == own[0].positions + own[2].positions
+    bare = len(handle.prompt("Who?", own)) - sum(memory.positions for memory in own)
+    assert len(mixed) == bare + own[0].positions + len(passages[1].ids) + own[2].positions
+    words = torch.tensor(passages[1].ids)
+    assert any(torch.equal(window, words) for window in mixed.ids.unfold(0, len(words), 1))
+    logits = _logits(decoder, mixed)[-1]
+    others = [[own[0], first, own[2]], [own[0], middle]]
+    if handle.name != "text":  # to which they are the same
+        others += [[first, middle, own[2]], [own[0], middle, last]]
+    for other in others:
+        assert (logits - _logits(decoder, handle.prompt("Who?", other))[-1]).abs().max() > 1e-3
+
+
+def test_embeddings_and_text_stand_in_the_order_given(tiny_decoder):
+    decoder = tiny_decoder("llama")
+    passages = _passages(decoder)
+    with Lloco(ratio=4, shape=SMALL).attach(decoder) as handle, Text().attach(decoder) as text:
+        own, (_, middle, _) = list(handle.encode(passages)), text.encode(passages)
+        prompt = handle.prompt("Who?", [own[0], middle, own[2]])
+    holes = (prompt.ids == MEMORY).nonzero().flatten().tolist()
+    before, behind = holes[: own[0].positions], holes[own[0].positions :]
+    assert prompt.ids[before[-1] + 1 : behind[0]].tolist() == list(passages[1].ids)
+    assert torch.equal(prompt.embeds, torch.cat([own[0].tensors["embeds"], own[2].tensors["embeds"]]))
 
 
 def test_batch_equals_single(handle, decoder):

@@ -64,6 +64,12 @@ class Memory:
         """How many positions of the decoder it takes."""
         return max(len(tensor) for tensor in self.tensors.values())
 
+    @property
+    def plain(self) -> Tensor | None:
+        """[N] int64 token ids of a memory that is the text itself; None of any other."""
+        ids = self.tensors.get("ids")
+        return None if ids is None else ids.long()
+
     def to_bytes(self) -> bytes:
         """One safetensors file with the manifest in its header."""
         manifest = {

@@ -102,7 +102,10 @@ class Handle(ABC):
         adapter: str | None = None,
         history: Sequence[Turn] = (),
     ) -> Prompt:
-        """The positions that put the question to the memories, in the order given, behind the turns before it."""
+        """The positions that put the question to the memories, in the order given, behind the turns before it.
+
+        Among them may be memories that are the text itself (`Memory.plain`): every method reads those as plain tokens.
+        """
 
     @abstractmethod
     def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:

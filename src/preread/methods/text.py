@@ -63,12 +63,12 @@ class TextHandle(Handle):
         history: Sequence[Turn] = (),
     ) -> Prompt:
         """The passages' text, then the question."""
-        ids, shared = self.decoder.frame(question, [memory.tensors["ids"].long() for memory in memories], history)
+        ids, shared = self.decoder.frame(question, [_ids(memory) for memory in memories], history)
         return Prompt(ids, adapter=adapter, shared=shared)
 
     def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
         """The passages' text and the given one, in a row."""
-        return Prompt(torch.cat([self.decoder.start_ids, *(memory.tensors["ids"].long() for memory in memories), ids]))
+        return Prompt(torch.cat([self.decoder.start_ids, *map(_ids, memories), ids]))
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """Stage `adapter`: a LoRA that answers from the text, the baseline of every tuned method."""
@@ -80,3 +80,9 @@ class TextHandle(Handle):
     def _memory(self, ids: tuple[int, ...], scope: Scope) -> Memory:
         source = sha256(np.asarray(ids, dtype="<i4").tobytes())
         return Memory(self.producer(scope), scope, source, len(ids), {"ids": torch.tensor(ids, dtype=torch.int32)})
+
+
+def _ids(memory: Memory) -> Tensor:
+    ids = memory.plain
+    assert ids is not None, "a memory of this method is the text itself"
+    return ids

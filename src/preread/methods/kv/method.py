@@ -112,14 +112,16 @@ class KvHandle(Handle):
         adapter: str | None = None,
         history: Sequence[Turn] = (),
     ) -> Prompt:
-        """The kept keys and values side by side, then the question, which stands behind the longest passage."""
-        ids, shared = self.decoder.frame(question, [_holes(memories)] if memories else [], history)
-        return replace(self._placed(ids, memories), adapter=adapter, shared=shared)
+        """The kept keys and values side by side, plain text behind the longest passage, then the question."""
+        kept, texts = _divided(memories)
+        ids, shared = self.decoder.frame(question, [_holes(kept), *texts] if memories else [], history)
+        return replace(self._placed(ids, kept), adapter=adapter, shared=shared)
 
     def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
         """The beginning of the chat template, behind which the passages were read, their keys and values, the text."""
-        lead = self.lead if memories else self.decoder.start_ids
-        return self._placed(torch.cat([lead, _holes(memories), ids]), memories)
+        kept, texts = _divided(memories)
+        lead = self.lead if kept else self.decoder.start_ids
+        return self._placed(torch.cat([lead, _holes(kept), *texts, ids]), kept)
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """Stage `adapter`: a LoRA that reads the kept keys and values, which stay those of the bare decoder."""
@@ -156,6 +158,12 @@ class KvHandle(Handle):
             "bias": _rows_first(kept.bias),
         }
         return Memory(self.producer(scope), scope, sha256(_raw(ids)), len(ids), tensors)
+
+
+def _divided(memories: Sequence[Memory]) -> tuple[list[Memory], list[Tensor]]:
+    """The memories with keys and values, and [T_i] ids of those that are plain text."""
+    texts = [memory.plain for memory in memories if memory.plain is not None]
+    return [memory for memory in memories if memory.plain is None], texts
 
 
 def _holes(memories: Sequence[Memory]) -> Tensor:

@@ -167,15 +167,15 @@ class LlocoHandle(Handle):
         adapter: str | None = None,
         history: Sequence[Turn] = (),
     ) -> Prompt:
-        """The summary embeddings in the order given, then the question."""
-        embeds, holes = _joined(memories)
-        ids, shared = self.decoder.frame(question, holes, history)
+        """The summary embeddings in the order given, plain text where it stands among them, then the question."""
+        embeds, pieces = _joined(memories)
+        ids, shared = self.decoder.frame(question, pieces, history)
         return Prompt(ids, embeds, adapter=adapter, shared=shared)
 
     def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
         """The start token, the summary embeddings, then the text, as the compressor is trained."""
-        embeds, holes = _joined(memories)
-        return Prompt(torch.cat([self.decoder.start_ids, *holes, ids]), embeds)
+        embeds, pieces = _joined(memories)
+        return Prompt(torch.cat([self.decoder.start_ids, *pieces, ids]), embeds)
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """`compress` trains the compressor, `adapter` a LoRA that reads its memories."""
@@ -241,11 +241,10 @@ class LlocoHandle(Handle):
 
 
 def _joined(memories: Sequence[Memory]) -> tuple[Tensor | None, list[Tensor]]:
-    """[N, D] embeddings of all memories, and the positions that they take in a prompt, [N]; or None and nothing."""
-    if not memories:
-        return None, []
-    embeds = torch.cat([memory.tensors["embeds"] for memory in memories])
-    return embeds, [torch.full((len(embeds),), MEMORY, dtype=torch.int64)]
+    """[N, D] embeddings of all memories that have them, or None; and [T_i] ids of each memory's place in a prompt."""
+    embeds = [memory.tensors["embeds"] for memory in memories if memory.plain is None]
+    pieces = [torch.full((m.positions,), MEMORY) if m.plain is None else m.plain for m in memories]
+    return torch.cat(embeds) if embeds else None, pieces
 
 
 def _raw(ids: Sequence[int]) -> bytes:
