@@ -2,8 +2,7 @@
 
 A library is a folder; a collection in it is a group of documents that share settings and adapters.
 
-    library = Library("papers")
-    collection = library.collection("contracts")
+    collection = Library("papers").collection("contracts")
     collection.add("contract.pdf")
     print(collection.ask("Who may end the contract?").text)
 """
@@ -16,7 +15,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
-from preread.collection.adapters import CollectionAdapters
+from preread.collection.adapters import Choice, CollectionAdapters
 from preread.collection.asking import ask, ask_library
 from preread.collection.context import Mode
 from preread.collection.intake import Added, source_of
@@ -112,12 +111,13 @@ class Library:
         history: Sequence[Turn] = (),
         strict: bool = False,
         on_doubt: Callable[[str], None] = lambda _: None,
+        adapter: Choice = "auto",
     ) -> Answer:
         """Answer from the collection whose documents most likely hold the answer, with its decoder and its adapter.
 
         `Answer.route` says which it is, why, and which is the next. Arguments and errors are `Collection.ask`'s.
         """
-        rest = (method, mode, k, sampling, on_text, history, strict, on_doubt)
+        rest = (method, mode, k, sampling, on_text, history, strict, on_doubt, adapter)
         return ask_library(self, question, history, lambda collection: collection.ask(question, *rest))
 
 
@@ -125,8 +125,7 @@ class Collection:
     """Documents that share settings and adapters: add them, study them, ask them, forget them."""
 
     def __init__(self, library: Library, name: str, settings: Settings) -> None:
-        self.library, self.name, self.settings = library, name, settings
-        self.store = library.store
+        self.library, self.store, self.name, self.settings = library, library.store, name, settings
         self.adapters = CollectionAdapters(self.store, name)
         self._handles: dict[str, Handle] = {}
 
@@ -213,10 +212,9 @@ class Collection:
     ) -> Synced:
         """Take over what files, folders and web addresses hold now.
 
-        A folder is looked through to its end; what is new is added, what changed replaced, and documents whose files
-        were removed from it are forgotten. They are kept if the folder cannot be listed, or if more than half of the
-        folder's documents are gone at once, as when a disk is not mounted. Files that did not change are told by size
-        and time, without a model. One that cannot be read stops no other.
+        A folder is looked through; what is new is added, what changed replaced, and documents whose files were removed
+        from it are forgotten. They are kept if it cannot be listed, or if more than half of its documents are gone at
+        once, as when a disk is not mounted. What did not change is told by size and time, without a model.
 
         Args:
             paths: files, folders and addresses.
@@ -267,6 +265,7 @@ class Collection:
         history: Sequence[Turn] = (),
         strict: bool = False,
         on_doubt: Callable[[str], None] = lambda _: None,
+        adapter: Choice = "auto",
     ) -> Answer:
         """Answer from the collection's documents.
 
@@ -281,11 +280,12 @@ class Collection:
             history: turns before this question, oldest first; the oldest are left out where the window is full.
             strict: write no answer where the documents do not seem to hold one.
             on_doubt: called before the first piece with a sentence for the reader, where that is so.
+            adapter: whether the collection's adapter answers: `auto`, where its gate accepts; `always`; or `never`.
 
         Raises:
             UsageError: the collection is empty, or an unknown method.
         """
-        return ask(self, question, method, mode, k, sampling, on_text, history, strict, on_doubt)
+        return ask(self, question, method, mode, k, sampling, on_text, history, strict, on_doubt, adapter)
 
     def study(self, questions: Sequence[Question] = (), config: StudyConfig | None = None) -> Studied:
         """Teach the collection's adapter to answer from its memories, or go on where an interrupted call stopped.

@@ -154,7 +154,9 @@ def no_half_adapter(library: Library) -> None:
     """The adapter in use is whole, and was taught by no document that is gone."""
     collection = library.collection("sea")
     if record := collection.adapters.record("lloco"):
-        assert collection.adapters.intact("lloco", record.version, collection.decoder)
+        assert collection.adapters.intact(
+            "lloco", record.version, collection.decoder, collection.library.retriever.embedder
+        )
         assert record.documents.keys() <= {entry.source for entry in collection.documents()}
 
 

@@ -74,6 +74,10 @@ PassagesOption = Annotated[int, typer.Option(help="Passages to cite, and to read
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="No answer where the documents do not seem to hold one; exit code 3.")
 ]
+AdapterOption = Annotated[
+    str,
+    typer.Option(help="auto (where the question is like those that the collection was studied with), always or never."),
+]
 MaxTokensOption = Annotated[int, typer.Option(help="Most tokens of the answer.")]
 MethodOption = Annotated[
     str | None,

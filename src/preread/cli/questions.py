@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from preread.cli.app import (
+    AdapterOption,
     AnyCollectionOption,
     CollectionOption,
     JsonOption,
@@ -64,6 +65,7 @@ def ask(
     passages: PassagesOption = 5,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is written.")] = False,
     strict: StrictOption = False,
+    adapter: AdapterOption = "auto",
     max_tokens: MaxTokensOption = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Smallest set of tokens with this probability.")] = 1.0,
@@ -80,6 +82,7 @@ def ask(
     Example: preread ask "Who may end the contract?" --collection work --stream
     """
     from preread import render
+    from preread.collection.adapters import choice_of
     from preread.core.types import Sampling
     from preread.library import Library
 
@@ -95,6 +98,7 @@ def ask(
         write if live else lambda _: None,
         strict=strict,
         on_doubt=(lambda doubt: write(doubt + "\n")) if live else lambda _: None,
+        adapter=choice_of(adapter),
     )
     emit(answer, json_, lambda a: "\n" + render.sources(a) if live else render.answer(a))
     if answer.finish == "withheld":

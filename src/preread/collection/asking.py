@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from preread.collection.adapters import Choice
 from preread.collection.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
 from preread.collection.coverage import coverage
 from preread.collection.memories import Memories
@@ -41,6 +42,7 @@ def ask(
     history: Sequence[Turn],
     strict: bool,
     on_doubt: Callable[[str], None],
+    choice: Choice,
 ) -> Answer:
     """As `Collection.ask`, which says what the arguments mean."""
     collection.require_documents()
@@ -61,7 +63,8 @@ def ask(
     handle = collection.handle(method)
     check(handle.needs, collection.engine)
     start = time.perf_counter()
-    adapter = collection.adapters.attach(handle, collection.decoder)
+    asked = [*(turn.question for turn in history), question]
+    adapter, use = collection.adapters.choose(handle, collection.decoder, retriever, asked, choice)
     context, turns = _context(collection, handle, question, found.hits, mode, sampling.max_tokens, history)
     prompt = handle.prompt(question, context.memories, adapter, turns)
     waited = searched + time.perf_counter() - start
@@ -88,10 +91,11 @@ def ask(
         finish=event.finish,
         notes=(
             *handle.caveats(context.memories),
-            *collection.adapters.caveats(handle),
+            *collection.adapters.caveats(handle, use),
             *unlearned(collection.store, collection.name),
             *context.notes,
         ),
+        adapter=use,
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from preread.collection.adapters import Record
+from preread.collection.adapters import Record, fit_gate
 from preread.collection.context import positions, whole_document
 from preread.collection.memories import Memories
 from preread.core.config import build
@@ -135,6 +135,15 @@ class Lessons:
             self.teacher.prompt(question.text, list(self.teacher.encode(passages))),
         )
 
+    def questions(self) -> tuple[list[str], list[str]]:
+        """Texts of the questions that are taught, and of those that are held out."""
+        count = HELD_OUT + self.config.training.steps * self.config.rows
+        if self.held:
+            return [question.text for question in self.taught], [question.text for question in self.held]
+        draws = [random.Random(f"{self.config.training.seed}/{number}") for number in range(HELD_OUT, count)]  # noqa: S311
+        taken = self._held_templates
+        return [self._from_template(draw, taken)[2].text for draw in draws], [question.text for question in taken]
+
     def batch(self, numbers: Sequence[int]) -> list[Lesson]:
         """The lessons with these numbers."""
         return [self.lesson(number) for number in numbers]
@@ -184,13 +193,13 @@ def study(collection: Collection, questions: Sequence[Question] = (), config: St
     config = config or StudyConfig()
     collection.require_documents()
     student, teacher = collection.handle(collection.settings.method), collection.handle("text")
-    decoder = collection.decoder
+    decoder, embedder = collection.decoder, collection.library.retriever.embedder
     adapters, producer = collection.adapters, student.producer("passage").key
     documents = {entry.source: entry.hash for entry in collection.documents()}
     decisive = replace(config, training=replace(config.training, minutes=None, save_every=1))
     version = sha256(str(decisive), producer, str(sorted(documents.items())), *map(str, questions))[:16]
     name, folder = adapters.name(student.name, version), adapters.folder(student.name, version)
-    if (done := _done(folder)) and (not done.published or adapters.intact(student.name, version, decoder)):
+    if (done := _done(folder)) and (not done.published or adapters.intact(student.name, version, decoder, embedder)):
         return done
     lessons = Lessons(collection, student, teacher, questions, name, config)
     torch.manual_seed(config.training.seed)
@@ -210,7 +219,8 @@ def study(collection: Collection, questions: Sequence[Question] = (), config: St
     objective.eval()
     after = _loss(objective, held_out)
     objective.save(folder, {"before": before, "after": after, "documents": documents})
-    record = Record(version, producer, documents, digest(decoder.adapters[name]))
+    gate = fit_gate(folder, embedder, *lessons.questions())
+    record = Record(version, producer, documents, digest(decoder.adapters[name]), gate)
     studied = _conclude(collection, student.name, record, Studied(before, after, published=False, outcome=outcome))
     if not studied.published:
         decoder.adapters.remove(name)

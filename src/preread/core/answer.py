@@ -93,6 +93,23 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """Whether the collection's adapter wrote an answer.
+
+    Args:
+        used: whether it did.
+        why: a sentence on the reason.
+        score: how like the studied questions the question is, a cosine; None where the gate was not asked.
+        threshold: the lowest score that the gate accepts; None where it was not asked, or accepts any.
+    """
+
+    used: bool
+    why: str
+    score: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A reply, what it rests on and what it cost.
 
@@ -109,6 +126,7 @@ class Answer:
         finish: `stop` (the model ended it), `length` (the limit did), `cancelled`, or `withheld` (the documents do not
             seem to hold the answer, and that was to be strict).
         notes: what else the reader must know, such as a fall-back.
+        adapter: whether the adapter was used; None where the collection has none for the method.
     """
 
     text: str
@@ -122,3 +140,4 @@ class Answer:
     usage: Usage
     finish: Literal["stop", "length", "cancelled", "withheld"]
     notes: tuple[str, ...] = ()
+    adapter: AdapterUse | None = None

@@ -104,7 +104,7 @@ class Retriever:
             UsageError: `k` is below 1.
             FingerprintMismatch: the library holds another embedder's vectors.
         """
-        asked = [question, *([" ".join([*earlier[-EARLIER:], question])] if earlier else [])]
+        asked = wordings(question, earlier)
         searches = [self._sides(collection, words, k, "hybrid") for words in asked]
         fitted = calibration(self.embedder.fingerprint)
         hits = average([fuse(sides) for sides in searches])[:k]
@@ -115,23 +115,12 @@ class Retriever:
         """What speaks for a collection that holds the answer; relevance is a function of it."""
         return _evidence(question, self._sides(collection, question, 1, "hybrid"))
 
-    def _sides(self, collection: str, question: str, k: int, mode: Mode) -> dict[str, list[Hit]]:
-        if k < 1 or mode not in ("hybrid", "dense", "bm25"):
-            raise UsageError(
-                expected="one passage or more to search for, and a mode out of hybrid, dense and bm25",
-                got=f"{k} passages, mode {mode!r}",
-                consequence="Nothing was searched.",
-                remedy="Correct them.",
-            )
-        wanted = pool(k) if mode == "hybrid" else k
-        found: dict[str, list[Hit]] = {}
-        if mode != "bm25":
-            found["dense"] = self._store.nearest(collection, self._vector(question), wanted)
-        if mode != "dense":
-            found["bm25"] = self._store.matching(collection, question, wanted)
-        return found
+    def vector(self, question: str) -> np.ndarray:
+        """[d] unit vector of a question; the last ones are kept.
 
-    def _vector(self, question: str) -> np.ndarray:
+        Raises:
+            FingerprintMismatch: the library holds another embedder's vectors.
+        """
         held, ours = self._store.embedder, self.embedder.fingerprint
         if held not in (None, ours):
             raise FingerprintMismatch(
@@ -145,6 +134,27 @@ class Retriever:
                 self._vectors = {}
             self._vectors[question] = np.asarray(self.embedder.embed([question], "question")[0])
         return self._vectors[question]
+
+    def _sides(self, collection: str, question: str, k: int, mode: Mode) -> dict[str, list[Hit]]:
+        if k < 1 or mode not in ("hybrid", "dense", "bm25"):
+            raise UsageError(
+                expected="one passage or more to search for, and a mode out of hybrid, dense and bm25",
+                got=f"{k} passages, mode {mode!r}",
+                consequence="Nothing was searched.",
+                remedy="Correct them.",
+            )
+        wanted = pool(k) if mode == "hybrid" else k
+        found: dict[str, list[Hit]] = {}
+        if mode != "bm25":
+            found["dense"] = self._store.nearest(collection, self.vector(question), wanted)
+        if mode != "dense":
+            found["bm25"] = self._store.matching(collection, question, wanted)
+        return found
+
+
+def wordings(question: str, earlier: Sequence[str]) -> list[str]:
+    """A question by itself, and behind the last ones of its conversation, where what it leaves out stands."""
+    return [question, *([" ".join([*earlier[-EARLIER:], question])] if earlier else [])]
 
 
 def _evidence(question: str, sides: dict[str, list[Hit]]) -> Evidence:
