@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from preread.collection.adapters import Choice, CollectionAdapters
+from preread.collection.as_text import AsText
 from preread.collection.asking import ask, ask_library
 from preread.collection.context import Mode
 from preread.collection.intake import Added, source_of
@@ -251,6 +252,7 @@ class Collection:
         with self.store.writing():
             before = self.store.size()
             self.adapters.forget(sources)
+            AsText(self.store, self.name).clear(sources)
             receipt = self.store.forget(self.name, sources)
             return replace(receipt, bytes_freed=max(0, before - self.store.size()))
 
@@ -272,8 +274,8 @@ class Collection:
         Args:
             question: the user's words.
             method: who reads the documents; None is the collection's own.
-            mode: `document` reads all of the best document, `passages` the k best passages; None chooses the first
-                where a memory makes it cheap.
+            mode: `document` reads all of the best document, `passages` the k best passages, `hybrid` memory and the
+                best passages as text in as many positions as those k take; None chooses by what a memory costs.
             k: most passages to cite, and to read in mode `passages`.
             sampling: how tokens are drawn; greedy by default.
             on_text: called with each piece of the answer as it is written.

@@ -147,6 +147,7 @@ def statuses(rows: Sequence[Status]) -> str:
 def _status(row: Status) -> str:
     tokens = f"{row.done:,}/{row.tokens:,}" if row.state in ("queued", "reading") else f"{row.tokens:,}"
     passages = count(row.entry.passages, "passage") if row.entry else ""
+    passages += f", {row.as_text:,} as text" if row.as_text else ""
     reason = f"  ({row.reason})" if row.reason else ""
     return f"{row.collection:<16} {row.state:<8} {tokens:>12} tokens  {passages:<16} {in_one_line(row.source)}{reason}"
 
@@ -154,7 +155,8 @@ def _status(row: Status) -> str:
 def passages(rows: Sequence[dict[str, Any]]) -> str:
     """The table of `show`."""
     return "\n".join(
-        f"{row['index']:>5}  {row['start']:>9,}-{row['end']:<9,} {row['place']:<30.30} {_begin(row['text'])}"
+        f"{row['index']:>5}  {row['start']:>9,}-{row['end']:<9,} {'as text' if row['as_text'] else '':<7} "
+        f"{row['place']:<30.30} {_begin(row['text'])}"
         for row in rows
     )
 

@@ -69,7 +69,9 @@ AnyCollectionOption = Annotated[
         autocompletion=completion.collections,
     ),
 ]
-ModeOption = Annotated[str | None, typer.Option(help="document or passages; by default what suits the method.")]
+ModeOption = Annotated[
+    str | None, typer.Option(help="document, passages or hybrid (memory and text); by default what suits the method.")
+]
 PassagesOption = Annotated[int, typer.Option(help="Passages to cite, and to read in mode passages.")]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="No answer where the documents do not seem to hold one; exit code 3.")

@@ -17,7 +17,9 @@ def compare(
     question: Annotated[str, typer.Argument(help="The question.")],
     out: Annotated[Path, typer.Option(help="HTML page to write.")],
     collection: CollectionOption = "default",
-    mode: Annotated[str | None, typer.Option(help="document or passages; by default what each memory allows.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="document, passages or hybrid; by default what each memory allows.")
+    ] = None,
     passages: Annotated[int, typer.Option(help="Passages to cite, and to read in mode passages.")] = 5,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,

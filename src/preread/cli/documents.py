@@ -111,15 +111,17 @@ def show(
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Show a document's passages, where they stand and how they begin.
+    """Show a document's passages, where they stand, which of them stay text, and how they begin.
 
     Example: preread show report.pdf --collection work
     """
     from preread import render
+    from preread.collection.as_text import AsText, place
 
     target = open_collection(library, collection)
-    stored = [asdict(s.passage) for s in target.store.passages(target.name, target.entry(document).source)]
-    emit(stored, json_, render.passages)
+    stay = AsText(target.store, target.name).places()
+    found = [one.passage for one in target.store.passages(target.name, target.entry(document).source)]
+    emit([asdict(one) | {"as_text": place(one) in stay} for one in found], json_, render.passages)
 
 
 @app.command()

@@ -132,6 +132,6 @@ def mode_of(mode: str | None) -> Any:
     """
     from preread.core.errors import UsageError
 
-    if mode not in (None, "document", "passages"):
-        raise UsageError("a mode (document, passages)", mode, "Nothing was asked.", "Choose one of the two.")
+    if mode not in (None, "document", "passages", "hybrid"):
+        raise UsageError("a mode (document, passages, hybrid)", mode, "Nothing was asked.", "Choose one of them.")
     return mode

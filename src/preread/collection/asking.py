@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from preread.collection.adapters import Choice
-from preread.collection.context import MOST_PASSAGES, Context, Mode, best_passages, positions, whole_document
+from preread.collection.as_text import Place
+from preread.collection.choosing import choose, swapped
+from preread.collection.context import MOST_PASSAGES, Context, Mode, best_passages, context_of, positions
 from preread.collection.coverage import coverage
 from preread.collection.memories import Memories
 from preread.collection.settings import known
@@ -17,7 +19,7 @@ from preread.core.answer import Answer, Citation, Usage
 from preread.core.errors import UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle
-from preread.core.types import Hit, Passage, Prompt, Sampling, Turn
+from preread.core.types import Hit, Prompt, Sampling, Turn
 from preread.data.language import warn_of_language
 from preread.engines.base import Event, check
 from preread.nn.hf import INSTRUCTION
@@ -79,10 +81,10 @@ def ask(
         doubt=doubt,
         route=None,
         citations=tuple(_citation(hit) for hit in context.hits[:k]),
-        read=coverage(collection.store, entries, context.read, context.positions, as_text=not handle.scopes),
+        read=coverage(collection.store, entries, context.read, context.text, context.positions),
         usage=Usage(
             tokens_read=len(prompt),
-            tokens_of_source=sum(memory.tokens for memory in context.memories),
+            tokens_of_source=sum(len(passage.ids) for passages in context.read.values() for passage in passages),
             tokens_of_documents=sum(entry.tokens for entry in entries if entry.source in context.read),
             tokens_written=event.tokens,
             first_token_s=waited + event.first_token_s,
@@ -90,7 +92,7 @@ def ask(
         ),
         finish=event.finish,
         notes=(
-            *handle.caveats(context.memories),
+            *handle.caveats([memory for memory in context.memories if memory.plain is None]),
             *collection.adapters.caveats(handle, use),
             *unlearned(collection.store, collection.name),
             *context.notes,
@@ -155,7 +157,7 @@ def _withheld(collection: Collection, method: str, found: Found, doubt: str) -> 
         doubt=doubt,
         route=None,
         citations=tuple(_citation(hit) for hit in found.hits),
-        read=coverage(collection.store, collection.documents(), {}, {}, as_text=True),
+        read=coverage(collection.store, collection.documents(), {}, {}, {}),
         usage=Usage(0, 0, 0, 0, 0.0, 0.0),
         finish="withheld",
         notes=unlearned(collection.store, collection.name),
@@ -176,43 +178,24 @@ def _context(
     decoder, memories = collection.decoder, Memories(collection.store, handle, kept=handle.name == own)
     bare = len(handle.prompt(question, [])) + len(decoder.tokens(INSTRUCTION))
     free = decoder.window - bare - answer
-    whole = mode == "document" if mode else _whole_is_cheap(collection, memories, hits)
-    passages = _passages_of(collection, hits[:1]) if whole else [hit.passage for hit in hits]
-    if not passages:
-        raise UsageError(
-            expected=f"documents in {collection.name}, as there were when the question was searched for",
-            got="none: what was found was forgotten meanwhile",
-            consequence="Nothing was answered.",
-            remedy="Ask again.",
-        )
-    loaded = whole_document(memories, passages) if whole else memories.load(passages)
-    needed = positions(loaded)
+    earlier = [turn.question for turn in history]
+    chosen = choose(collection, memories, question, hits, mode, free, earlier)
+    needed = positions(piece.memory for piece in chosen.pieces)
     turns, taken = _newest(handle, question, history, free - needed if needed <= free else free // HISTORY_SHARE)
     room, dropped = free - taken, len(history) - len(turns)
     notes = [f"{dropped} of {len(history)} earlier turns were left out: the window is full"] if dropped else []
-    if not whole:
-        context = best_passages(hits, loaded, room)
+    if not chosen.whole:
+        context = best_passages(chosen.hits, [piece.memory for piece in chosen.pieces], room)
     elif needed <= room:
-        context = _all_of(hits, passages, loaded)
+        context = context_of(chosen.pieces, [hit for hit in chosen.hits if hit.source == chosen.pieces[0].source])
     else:
-        context = _instead(collection, memories, question, hits[0], needed, room, [turn.question for turn in history])
+        context = _instead(collection, memories, question, hits[0], chosen.texts, needed, room, earlier)
+    notes += chosen.notes
     if memories.made:
         notes.append(
             f"{collection.name} keeps memories of {own}: {memories.made} of {handle.name} were made for this once"
         )
     return replace(context, notes=[*notes, *context.notes]), turns
-
-
-def _whole_is_cheap(collection: Collection, memories: Memories, hits: Sequence[Hit]) -> bool:
-    """Whether the method reads whole documents, and all of the best one is there as memories."""
-    scopes = memories.handle.scopes
-    reads_all = memories.handle.reads == "document" and bool(scopes)
-    return reads_all and (memories.kept or memories.are_stored(_passages_of(collection, hits[:1]), scopes[-1]))
-
-
-def _passages_of(collection: Collection, hits: Sequence[Hit]) -> list[Passage]:
-    """All passages of the documents that were hit."""
-    return [stored.passage for hit in hits for stored in collection.store.passages(collection.name, hit.source)]
 
 
 def _newest(handle: Handle, question: str, history: Sequence[Turn], spare: int) -> tuple[Sequence[Turn], int]:
@@ -225,17 +208,12 @@ def _newest(handle: Handle, question: str, history: Sequence[Turn], spare: int) 
     return (), 0
 
 
-def _all_of(hits: Sequence[Hit], passages: Sequence[Passage], loaded: list[Memory]) -> Context:
-    source = hits[0].source
-    own = [hit for hit in hits if hit.source == source]
-    return Context(loaded, own, {source: passages}, {source: positions(loaded)}, [])
-
-
 def _instead(
     collection: Collection,
     memories: Memories,
     question: str,
     best: Hit,
+    texts: Mapping[Place, Memory],
     needed: int,
     room: int,
     earlier: Sequence[str],
@@ -243,7 +221,8 @@ def _instead(
     """The best passages of a document that is too large for the window."""
     wider = collection.library.retriever.find(collection.name, question, MOST_PASSAGES, earlier).hits
     own = [hit for hit in wider if hit.source == best.source]
-    context = best_passages(own, memories.load([hit.passage for hit in own]), room)
+    pieces = swapped(own, memories.load([hit.passage for hit in own]), texts)
+    context = best_passages(own, [piece.memory for piece in pieces], room)
     note = f"all of {best.title} takes {needed} positions and {room} are free: its best passages were read"
     return replace(context, notes=[note, *context.notes])
 

@@ -18,8 +18,8 @@ def coverage(
     store: Store,
     entries: Sequence[Entry],
     read: Mapping[str, Sequence[Passage]],
+    text: Mapping[str, Sequence[Passage]],
     positions: Mapping[str, int],
-    as_text: bool,
 ) -> tuple[DocumentRead, ...]:
     """What was read of each document of a collection: those that were read first, then the others.
 
@@ -27,29 +27,32 @@ def coverage(
         store: where they are.
         entries: all documents of the collection.
         read: the passages that were read, by source.
+        text: those of them that were read as plain text; the others were read as memory.
         positions: positions of the prompt that they took, by source.
-        as_text: whether they were read as plain tokens, or else as memory.
     """
     covered = []
     for entry in sorted(entries, key=lambda entry: entry.source not in read):
-        taken = list(read.get(entry.source, ()))
-        inside, outside = _extents(store, entry, taken)
-        text, memory = (inside, Extent()) if as_text else (Extent(), inside)
-        covered.append(DocumentRead(entry.source, entry.title, text, memory, outside, positions.get(entry.source, 0)))
+        plain = {passage.index for passage in text.get(entry.source, ())}
+        taken = read.get(entry.source, ())
+        parts = [[p for p in taken if p.index in plain], [p for p in taken if p.index not in plain]]
+        as_text, as_memory, unread = _extents(store, entry, parts)
+        position = positions.get(entry.source, 0)
+        covered.append(DocumentRead(entry.source, entry.title, as_text, as_memory, unread, position))
     return tuple(covered)
 
 
-def _extents(store: Store, entry: Entry, read: Sequence[Passage]) -> tuple[Extent, Extent]:
-    """What was read of a document, and what was not; only where it is parts must its text be looked at."""
-    if not read:
-        return Extent(), Extent(entry.tokens, ALL)
-    taken = {passage.index for passage in read}
-    if len(taken) == entry.passages:
-        return Extent(entry.tokens, ALL), Extent()
+def _extents(store: Store, entry: Entry, parts: Sequence[Sequence[Passage]]) -> list[Extent]:
+    """Parts of a document, and what is in none of them; only where one is neither all nor nothing must its text be
+    looked at.
+    """
+    inside = {passage.index for part in parts for passage in part}
+    counts = [*map(len, parts), entry.passages - len(inside)]
+    if entry.passages in counts:
+        return [Extent(entry.tokens, ALL) if count else Extent() for count in counts]
     document = store.document(entry.collection, entry.source)
     stored = [one.passage for one in store.passages(entry.collection, entry.source)]
-    left = [passage for passage in stored if passage.index not in taken]
-    return _extent(document, read), _extent(document, left)
+    left = [passage for passage in stored if passage.index not in inside]
+    return [_extent(document, part) for part in (*parts, left)]
 
 
 def _extent(document: Document, passages: Sequence[Passage]) -> Extent:

@@ -6,10 +6,11 @@ Only what cannot be derived is recorded (`store/jobs.py`); the passages table al
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
+from preread.collection.as_text import places
 from preread.collection.stamps import stamp
 from preread.core.errors import UnreadableDocument
 from preread.data.ingest import fingerprint
@@ -34,6 +35,7 @@ class Status:
         done: tokens read so far, while it is being read.
         tokens: tokens of all; 0 while they are not counted.
         entry: what the library holds and answers from, whatever the state; None if nothing.
+        as_text: how many of its passages stay text.
     """
 
     collection: str
@@ -43,6 +45,7 @@ class Status:
     done: int
     tokens: int
     entry: Entry | None
+    as_text: int = 0
 
 
 def statuses(store: Store, collection: str | None = None) -> list[Status]:
@@ -51,13 +54,15 @@ def statuses(store: Store, collection: str | None = None) -> list[Status]:
     work = {(one.collection, one.source): one for one in store.jobs.work(collection)}
     seen = {name: store.jobs.seen(name) for name, _ in entries}
     producers = {name: present_producer(store, name) for name in seen}
+    staying = {name: places(store.settings(name)) for name in seen}
     found = []
     for name, source in sorted(entries.keys() | work.keys()):
         entry, doing = entries.get((name, source)), work.get((name, source))
         why = ""
         if entry is not None:
             why = _stale(entry, seen[name].get((source, entry.hash)), producers[name])
-        found.append(_status(name, source, entry, doing, why))
+        stay = sum(document == entry.hash for document, _ in staying[name]) if entry else 0
+        found.append(replace(_status(name, source, entry, doing, why), as_text=stay))
     return found
 
 

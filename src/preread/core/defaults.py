@@ -34,7 +34,7 @@ class Defaults:
         method: who reads the documents.
         ratio: tokens a summary embedding stands for, in new collections.
         segments: `independent` or `recursive`, in new collections.
-        mode: read the best `document` or the best `passages`.
+        mode: read the best `document`, the best `passages`, or both as memory and text (`hybrid`).
         passages: passages to cite, and to read in mode `passages`.
         max_tokens: most tokens of an answer.
         temperature: 0 takes the likeliest token.
@@ -48,7 +48,7 @@ class Defaults:
     method: str | None = None
     ratio: float | None = None
     segments: Literal["independent", "recursive"] | None = None
-    mode: Literal["document", "passages"] | None = None
+    mode: Literal["document", "passages", "hybrid"] | None = None
     passages: int = 5
     max_tokens: int = 128
     temperature: float = 0.0
