@@ -68,11 +68,23 @@ def test_a_part_is_published_only_where_somebody_says_so(call, arguments, tmp_pa
     assert json.loads((tmp_path / "elsewhere" / "eval" / "recipe.json").read_text())["limit"] == 2
 
 
-def test_the_number_of_whole_tables_is_a_figure(call, arguments, tmp_path):
-    call(*arguments, "--figures", str(tmp_path / "figures.jsonl"))
-    figure = json.loads((tmp_path / "figures.jsonl").read_text())
-    assert (figure["id"], figure["value"], figure["n"]) == ("eval.sets_reported", 0, 2), "rows are missing"
-    assert "tales" in figure["note"]
+def test_a_figure_is_published_by_a_run_that_is_whole_for_it_alone(call, arguments, tmp_path, monkeypatch):
+    figures = tmp_path / "figures.jsonl"
+    _, _, err = call(*arguments, "--figures", str(figures))
+    assert "published: nothing" in err, "most answerers are missing"
+    assert figures.read_text() == ""
+    monkeypatch.setattr("preread.bench.quality.GAP_SETS", ("tales", "fables"))
+    rows = [{"kind": "none"}, {"kind": "full"}, {"kind": "memory", "method": "lloco", "settings": {"ratio": 4}}]
+    changed = ["--set", f"answerers={json.dumps(rows)}", "--figures", str(figures)]
+    _, _, err = call(*arguments, *changed, "--only", "tales")
+    assert "published: nothing" in err, "a set is missing"
+    _, _, err = call(*arguments, *changed, "--limit", "2")
+    assert "published: nothing" in err, "documents are missing"
+    _, _, err = call(*arguments, *changed)
+    assert "published: lloco.gap_recovered_4x\n" in err
+    figure = json.loads(figures.read_text())
+    assert (figure["id"], figure["n"], figure["unit"]) == ("lloco.gap_recovered_4x", 6, "share")
+    assert "tales 3 questions of 3 documents" in figure["note"]
 
 
 def test_a_missing_set_ends_with_a_usage_error(call, arguments, tmp_path):

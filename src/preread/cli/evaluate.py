@@ -6,14 +6,11 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from preread.cli.app import JsonOption, SetOption, app, emit, say
-
-if TYPE_CHECKING:
-    from preread.eval.runner import Judged
 
 
 @app.command(name="eval")
@@ -29,7 +26,9 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="Decoder, instead of the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most documents (or stretches of text) of a task.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only the task of this name; may be repeated.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="JSON lines of figures to publish into.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="JSON lines to publish those figures into that the run is whole for.")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop after about so long; the same command goes on from there.")
     ] = None,
@@ -43,6 +42,8 @@ def evaluate(
     Example: preread eval recipes/eval-first.yaml --data DATA --limit 2
     """
     from preread import render
+    from preread.bench import quality
+    from preread.bench.figures import publish
     from preread.core.config import load as load_config
     from preread.core.paths import cache_home
     from preread.core.provenance import commit
@@ -66,33 +67,7 @@ def evaluate(
     if out is not None or not part:
         say(f"written: {results.write(found, judged, out or Path('results'))}")
     if figures is not None:
-        _publish(judged, recipe, command, at, figures)
+        made = [] if limit is not None else quality.figures(judged, str(recipe), command, at)
+        publish(made, figures)
+        say(f"published: {', '.join(figure.id for figure in made) or 'nothing, for which more must be judged'}")
     emit(found, json_, render.evaluation)
-
-
-def _publish(judged: list[Judged], recipe: Path, command: str, at: str, path: Path) -> None:
-    """The figure of how many question sets have a whole table."""
-    from preread.bench.figures import Figure, publish
-    from preread.eval.answerers import ANSWERERS
-    from preread.eval.results import sets_reported, widest
-    from preread.eval.summary import table
-
-    tables = [table(one, on_gpu=False) for one in judged]
-    sets = sets_reported(tables, list(ANSWERERS))
-    asked = [one for one in tables if one.kind == "qa"]
-    short = [f"{one.label} ({len(one.rows)} rows, half widths up to {widest(one):.1f})" for one in asked]
-    reasons = [told for one, told in zip(asked, short, strict=True) if one.label not in sets]
-    count = float(len(sets))
-    figure = Figure(
-        "eval.sets_reported",
-        count,
-        count,
-        count,
-        "sets",
-        len(asked),
-        recipe=str(recipe),
-        command=command,
-        note=f"counted: {', '.join(sets) or 'none'}; too few documents yet for: {', '.join(reasons) or 'none'}",
-        commit=at,
-    )
-    publish([figure], path)

@@ -46,13 +46,27 @@ def ratio_interval(units: Mapping[str, Sequence[tuple[float, float]]], draws: in
         draws: as `interval`.
         seed: as `interval`.
     """
-    sums = np.array([np.sum(records, axis=0) for records in units.values() if len(records)]).reshape(-1, 2)
-    top, bottom = sums.sum(axis=0)
+    return pooled_interval([units], draws, seed)
+
+
+def pooled_interval(
+    sets: Sequence[Mapping[str, Sequence[tuple[float, float]]]], draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """As `ratio_interval` over all records of several sets; each set's documents are drawn again within it.
+
+    The sets were chosen and are not drawn; one with a single document bounds nothing.
+    """
+    each = [
+        np.array([np.sum(records, axis=0) for records in units.values() if len(records)]).reshape(-1, 2)
+        for units in sets
+    ]
+    top, bottom = np.concatenate(each).sum(axis=0)
     value = float(top / bottom) if bottom > 0 else np.nan
-    if len(sums) < 2 or not bottom > 0:
+    if min(map(len, each)) < 2 or not bottom > 0:
         return value, -np.inf, np.inf
-    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    tops, bottoms = (times @ sums).T
+    rng = np.random.default_rng(seed)
+    times = [rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws) for sums in each]
+    tops, bottoms = sum(again @ sums for again, sums in zip(times, each, strict=True)).T
     ratios = np.divide(tops, bottoms, out=np.full(draws, np.nan), where=bottoms > 0)
     unbounded = np.isnan(ratios)  # could be anything, so such a draw widens the interval at both ends
     low = np.quantile(np.where(unbounded, -np.inf, ratios), ENDS[0], method="lower")

@@ -95,21 +95,30 @@ def _mean(name: str, records: Iterable[Record]) -> Value:
     return Value(*interval(units), sum(map(len, units.values())))
 
 
-def _share(judged: Judged, label: str) -> Value | None:
-    """How much of what the full text tells the decoder a row tells it, in percent; by likelihood."""
+def gaps(judged: Judged, label: str) -> dict[str, list[tuple[float, float]]] | None:
+    """How much likelier the references are to a row, and to the full text, than without context, in nats.
+
+    Returns:
+        Both of every item that all three could do, by what an interval draws again; None without both ends.
+    """
     by_kind = {kind: name for name, kind in judged.kinds.items()}
     if FLOOR not in by_kind or CEILING not in by_kind:
         return None
     floor, ceiling, own = (_nlls(judged.outcomes[name]) for name in (by_kind[FLOOR], by_kind[CEILING], label))
-    common = [item for item in own if item in floor and item in ceiling]
     units: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for unit, item in common:
-        key = (unit, item)
-        units[unit].append((floor[key] - own[key], floor[key] - ceiling[key]))
-    if not common:
+    for key in own:
+        if key in floor and key in ceiling:
+            units[key[0]].append((floor[key] - own[key], floor[key] - ceiling[key]))
+    return dict(units)
+
+
+def _share(judged: Judged, label: str) -> Value | None:
+    """How much of what the full text tells the decoder a row tells it, in percent; by likelihood."""
+    units = gaps(judged, label)
+    if not units:
         return None
     value, low, high = ratio_interval(units)
-    return Value(100 * value, 100 * low, 100 * high, len(common))
+    return Value(100 * value, 100 * low, 100 * high, sum(map(len, units.values())))
 
 
 def _nlls(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], float]:
