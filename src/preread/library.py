@@ -34,6 +34,7 @@ from preread.engines.base import Engine
 from preread.engines.local import LocalEngine
 from preread.models.loading import load
 from preread.nn.hf import Decoder
+from preread.nn.views import within
 from preread.retrieval.embedder import Embedder
 from preread.retrieval.retriever import Retriever
 from preread.store.receipt import Receipt
@@ -64,11 +65,11 @@ class Library:
         """Finds passages; its embedder is loaded on first use."""
         return Retriever(self.store, Embedder())
 
-    def decoder(self, model: str) -> Decoder:
-        """A decoder by name, loaded once."""
+    def decoder(self, model: str, window: int | None = None) -> Decoder:
+        """A decoder by name, loaded once; with a window, a view of it that reads no more positions."""
         if model not in self._decoders:
             self._decoders[model] = load(model)
-        return self._decoders[model]
+        return self._decoders[model] if window is None else within(self._decoders[model], window)
 
     def collections(self) -> list[str]:
         """Names of the collections."""
@@ -133,7 +134,7 @@ class Collection:
     @cached_property
     def decoder(self) -> Decoder:
         """The decoder that its memories are for."""
-        return self.library.decoder(self.settings.model)
+        return self.library.decoder(self.settings.model, self.settings.window)
 
     @property
     def readers(self) -> list[str]:

@@ -68,6 +68,20 @@ def test_a_part_is_published_only_where_somebody_says_so(call, arguments, tmp_pa
     assert json.loads((tmp_path / "elsewhere" / "eval" / "recipe.json").read_text())["limit"] == 2
 
 
+def test_a_narrower_decoder_is_judged_anew_and_its_result_has_a_name_of_its_own(call, arguments, tmp_path):
+    call(*arguments)
+    code, _, err = call(*arguments, "--set", "window=64")
+    assert code == 0, err
+    folder = tmp_path / "here" / "results" / "eval"
+    whole, narrow = (json.loads((folder / f"recipe{end}.json").read_text()) for end in ("", "-64"))
+    assert (whole["window"], narrow["window"]) == (2048, 64)
+    rows = [[row["unfit"] for row in task["rows"]] for task in (*whole["tasks"], *narrow["tasks"])]
+    assert rows[0] == [None, None], "the whole decoder could read the text"
+    assert rows[2][1]["units"] == 3, "the narrower one could not, whatever was judged before"
+    code, _, err = call(*arguments, "--set", "window=100000")
+    assert (code, "1 to 2048" in err) == (2, True)
+
+
 def test_a_figure_is_published_by_a_run_that_is_whole_for_it_alone(call, arguments, tmp_path, monkeypatch):
     figures = tmp_path / "figures.jsonl"
     _, _, err = call(*arguments, "--figures", str(figures))

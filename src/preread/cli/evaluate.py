@@ -53,16 +53,20 @@ def evaluate(
     from preread.eval.recipe import EvalRecipe
     from preread.eval.runner import run
     from preread.models.loading import load
+    from preread.nn.views import within
 
     at = commit()  # before anything runs: the tree may change meanwhile
     changes = [*(set_ or []), *([f"model={json.dumps(model)}"] if model else [])]
     chosen = load_config(EvalRecipe, recipe, changes)
     tasks, answerers = chosen.chosen_tasks(only), chosen.chosen_answerers()
     folder = work or cache_home() / "eval"
-    kit = Kit(load(chosen.model), data, folder / "trained")
+    decoder = load(chosen.model)
+    decoder = decoder if chosen.window is None else within(decoder, chosen.window)
+    kit = Kit(decoder, data, folder / "trained")
     judged = run(kit, tasks, answerers, Cache(folder / "judged"), limit, minutes)
     command = shlex.join(["preread", *sys.argv[1:]])
-    found = results.result(recipe.stem, chosen, judged, kit, command, at, limit)
+    name = recipe.stem if chosen.window is None else f"{recipe.stem}-{chosen.window}"
+    found = results.result(name, chosen, judged, kit, command, at, limit)
     part = limit is not None or bool(only)
     if out is not None or not part:
         say(f"written: {results.write(found, judged, out or Path('results'))}")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from preread.collection.adapters import Choice
-from preread.collection.as_text import Place
-from preread.collection.choosing import choose, swapped
+from preread.collection.as_text import Place, place
+from preread.collection.choosing import choose, passages_of, swapped
 from preread.collection.context import MOST_PASSAGES, Context, Mode, best_passages, context_of, positions
 from preread.collection.coverage import coverage
 from preread.collection.memories import Memories
@@ -218,9 +218,12 @@ def _instead(
     room: int,
     earlier: Sequence[str],
 ) -> Context:
-    """The best passages of a document that is too large for the window."""
-    wider = collection.library.retriever.find(collection.name, question, MOST_PASSAGES, earlier).hits
-    own = [hit for hit in wider if hit.source == best.source]
+    """All of a document that is too large for the window but the passages that are furthest from the question."""
+    passages = passages_of(collection, [best])
+    wider = collection.library.retriever.find(collection.name, question, max(MOST_PASSAGES, len(passages)), earlier)
+    own = [hit for hit in wider.hits if hit.source == best.source]
+    near = {place(hit.passage) for hit in own}
+    own += [replace(best, passage=passage, score=0.0) for passage in passages if place(passage) not in near]
     pieces = swapped(own, memories.load([hit.passage for hit in own]), texts)
     context = best_passages(own, [piece.memory for piece in pieces], room)
     note = f"all of {best.title} takes {needed} positions and {room} are free: its best passages were read"

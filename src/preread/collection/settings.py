@@ -19,12 +19,15 @@ class Settings:
         method: the method that memories are kept for; the others work too, and make theirs anew for each question.
         options: the method's own settings, such as `ratio`.
         passage_tokens: most tokens a passage. 240 is 8 summary embeddings at 30x, and what the embedder reads whole.
+        window: positions that the decoder reads at once, fewer than it was trained for; None takes all. Memories do not
+            depend on it.
     """
 
     model: str = "default"
     method: str = "lloco"
     options: dict[str, Any] = field(default_factory=dict)
     passage_tokens: int = 240
+    window: int | None = None
 
     def __post_init__(self) -> None:
         build(known(self.method), self.options)  # refuses unknown options and senseless values before anything is read

@@ -35,7 +35,8 @@ def stamp(settings: Mapping[str, Any]) -> str | None:
         return None
     roots = [model, _HERE / "models", _HERE / "methods" / settings["method"], compressors_home()]
     files = sorted(_files([*roots, Path(compressor)] if compressor else roots))
-    return sha256(json.dumps(dict(settings), sort_keys=True, default=str), json.dumps(files))
+    deciding = {name: value for name, value in settings.items() if name != "window"}  # memories are the same in any
+    return sha256(json.dumps(deciding, sort_keys=True, default=str), json.dumps(files))
 
 
 def _files(roots: Iterable[Path]) -> Iterable[tuple[str, int, int]]:

@@ -52,7 +52,7 @@ class Cache:
     def _file(self, kit: Kit, task: Task, answerer: Answerer) -> Path:
         decoder = kit.decoder
         device = decoder.device.type
-        parts = (str(PROTOCOL), decoder.fingerprint, str(decoder.dtype), device, task.key, answerer.key(kit))
+        parts = (str(PROTOCOL), kit.reader, str(decoder.dtype), device, task.key, answerer.key(kit))
         return self.folder / f"{sha256(*parts)[:32]}.jsonl"
 
 

@@ -39,6 +39,12 @@ class Kit:
     _kept: dict[tuple[str, str, int], Any] = field(default_factory=dict)
     _ids: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def reader(self) -> str:
+        """What tells the decoder from any other that would answer otherwise: its fingerprint, and a narrowed window."""
+        narrowed = self.decoder.narrowed
+        return self.decoder.fingerprint + (f" within {narrowed}" if narrowed else "")
+
     @cached_property
     def embedder(self) -> Embedder:
         """Of the retrieval, loaded when first needed; a first text is embedded, so that none pays for the loading."""

@@ -26,12 +26,14 @@ class EvalRecipe:
         answerers: `kind` and settings of each.
         model: decoder, as `preread.models.loading.load` takes it.
         what: a line for the report that says what the table decides.
+        window: positions that the decoder reads at once, fewer than it was trained for; None takes all.
     """
 
     tasks: list[dict[str, Any]]
     answerers: list[dict[str, Any]] = field(default_factory=lambda: [{"kind": "none"}, {"kind": "full"}])
     model: str = "default"
     what: str = ""
+    window: int | None = None
 
     def chosen_tasks(self, only: Sequence[str] | None = None) -> list[Task]:
         """The tasks, built; `only` those of some labels, if given.

@@ -51,6 +51,7 @@ def result(
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": kit.decoder.name,
         "weights": kit.decoder.note,
+        "window": kit.decoder.window,
         "protocol": PROTOCOL,
         "tasks": [plain(table(one, on_gpu)) for one in judged],
     }

@@ -125,6 +125,7 @@ class Evaluation:
         weights: what must be said of the decoder's weights.
         tasks: a table each.
         limit: most units of a task, where there was one.
+        window: positions that the decoder read at most.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Evaluation:
     weights: str
     tasks: Sequence[Table]
     limit: int | None = None
+    window: int | None = None
 
 
 def plain(of: Table) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Decoder:
         fingerprint: hash of weights, architecture and tokenizer; memories are bound to it.
         note: what every result must say of the weights, such as `de-quantised Q4_1`.
         revision: commit of the hub repository, or an empty string where it came from elsewhere.
+        narrowed: positions that it is opened with, where it was trained for more (`nn/views.py`).
     """
 
     model: PreTrainedModel
@@ -49,6 +50,7 @@ class Decoder:
     fingerprint: str
     note: str = ""
     revision: str = ""
+    narrowed: int | None = None
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False).eval()
@@ -88,8 +90,8 @@ class Decoder:
 
     @property
     def window(self) -> int:
-        """Positions the decoder was trained for."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        """Positions that a prompt and its answer may take: those the decoder was trained for, unless it is narrowed."""
+        return self.narrowed or int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
     def kv_shape(self) -> tuple[int, int, int]:

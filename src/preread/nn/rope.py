@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from preread.core.errors import UnsupportedModel, UsageError
 from preread.core.types import sha256
 from preread.nn.hf import Decoder
+from preread.nn.views import view
 
 FAST, SLOW = 32.0, 1.0
 """YaRN's beta and alpha: turns within the window from which a pair is left as it is, and up to which it is slowed in
@@ -159,22 +160,27 @@ def stretched(decoder: Decoder, rule: Rule) -> Iterator[Decoder]:
     of 1 gives the decoder itself.
 
     Raises:
-        UnsupportedModel: its RoPE is not the plain one, the same in every layer.
+        UnsupportedModel: its RoPE is not the plain one, the same in every layer, or it is narrowed.
     """
     if rule.factor == 1:
         yield decoder
         return
+    if decoder.narrowed:
+        raise UnsupportedModel(
+            expected="a decoder with all of the window that it was trained for, to be stretched",
+            got=f"{decoder.name} opened with {decoder.narrowed} positions",
+            consequence="Nothing was read.",
+            remedy="Open it without a window.",
+        )
     rope, rotary, config = rope_of(decoder), _rotary(decoder), decoder.model.config.get_text_config()
-    view = replace(decoder, fingerprint=sha256(decoder.fingerprint, repr(rule)))
-    # What belongs to the model and the tokenizer, whichever of the two is asked.
-    vars(view).update({"adapters": decoder.adapters, "_tokenising": decoder._tokenising})
+    seen = view(decoder, fingerprint=sha256(decoder.fingerprint, repr(rule)))
     with decoder.adapters.use(None):
         before = rotary.inv_freq, rotary.attention_scaling, config.rope_parameters, config.max_position_embeddings
         try:
             rotary.inv_freq, rotary.attention_scaling = rule.frequencies(rope), rule.scaling
             config.rope_parameters = rule.parameters(rope)
             config.max_position_embeddings = math.floor(rope.window * rule.factor)
-            yield view
+            yield seen
         finally:
             rotary.inv_freq, rotary.attention_scaling = before[:2]
             config.rope_parameters, config.max_position_embeddings = before[2:]

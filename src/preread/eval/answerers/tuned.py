@@ -183,7 +183,7 @@ class Tuned(Tuning, Prompted):
 
     def _folder(self, kit: Kit) -> Path:
         """Where the adapter is or will be, named by all that decides it; found out once, for that takes a while."""
-        where = kit.decoder.fingerprint, str(kit.decoder.dtype), kit.decoder.device.type, str(kit.data)
+        where = kit.reader, str(kit.decoder.dtype), kit.decoder.device.type, str(kit.data)
         if where not in self._names:
             taught = [(case.document.hash, case.items) for case in self._cases(kit)]
             content = [
