@@ -1,6 +1,6 @@
 """The command line: one call a command, results on stdout, progress and errors on stderr."""
 
-from preread.cli import chat, compare, doctor, documents, evaluate, measures, models, questions, report, setup
+from preread.cli import chat, compare, doctor, documents, evaluate, measures, models, questions, quiz, report, setup
 from preread.cli.app import app
 from preread.cli.entry import main
 
@@ -15,6 +15,7 @@ __all__ = [
     "measures",
     "models",
     "questions",
+    "quiz",
     "report",
     "setup",
 ]

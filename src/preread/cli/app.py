@@ -20,7 +20,7 @@ from preread.core.errors import PrereadError
 if TYPE_CHECKING:
     from preread.library import Collection
 
-ORDER = ("add", "list", "show", "forget", "cancel", "study", "ask", "chat", "compare", "demo")
+ORDER = ("add", "list", "show", "forget", "cancel", "study", "quiz", "ask", "chat", "compare", "demo")
 """What users do most comes first in the help; the rest follows."""
 
 
