@@ -9,8 +9,8 @@ from preread.collection.memories import BEFORE_A_PAUSE, Memories
 from preread.collection.settings import Settings
 from preread.core.errors import FingerprintMismatch, IntegrityError, UnreadableDocument, UsageError, WindowExceeded
 from preread.core.types import Sampling
-from preread.methods.lloco.compressor import Trained
 from preread.methods.lloco.method import LlocoHandle
+from preread.methods.lloco.shape import Trained
 from preread.nn.hf import INSTRUCTION
 
 from .conftest import SETTINGS, SHORT, story

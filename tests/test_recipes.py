@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,88 @@ def test_a_recipe_gives_weights_that_load_and_again_changes_nothing(data, tiny_d
     assert again.losses == first.losses
     assert Compressor.load(manifest.parent, tiny_decoder("llama")).hash == compressor.hash
     assert json.loads(manifest.read_text())["training"]["losses"] == record["training"]["losses"]
+
+
+PHASES = [
+    {"objective": {"lm": 0.0, "distil": 0.0}, "training": {"steps": 2}, "rows": 3},
+    {"objective": {"reconstruct": 0.0, "general": 0.5, "distractors": 1}, "window": 50},
+]
+
+
+def test_a_curriculum_is_one_run_after_another(data, tiny_decoder):
+    """The phases of one recipe, against the same runs one by one, each from the weights of the one before."""
+    whole = build(Recipe, {**VALUES, "phases": PHASES})
+    outcome = run(whole, data, data / "whole")
+    assert (outcome.step, outcome.finished) == (8, True)
+    assert set(outcome.losses) == {"lm", "distil", "general"}
+    record = json.loads((data / "whole" / "trained" / "manifest.json").read_text())
+    assert record["trained"]["tokens"] == 2 * 3 * 60 + 6 * 2 * 50
+    assert len(record["training"]["recipe"]["phases"]) == 2
+
+    first = {**VALUES, "rows": 3, "objective": {**VALUES["objective"], "lm": 0.0, "distil": 0.0}}
+    run(build(Recipe, {**first, "training": {**VALUES["training"], "steps": 2}}), data, data / "first")
+    _, second = recipes._phases(whole)
+    assert second.data_seed == whole.data_seed + 1
+    start = {"fresh": False, "compressor": str(data / "first" / "trained")}
+    run(replace(second, settings=start), data, data / "second")
+    a, b = (Compressor.load(data / f / "trained", tiny_decoder("llama")) for f in ("whole", "second"))
+    assert a.hash == b.hash
+
+
+@pytest.mark.parametrize("stop_after", [0, 1])
+def test_a_curriculum_stopped_in_any_phase_ends_with_the_same_weights(data, tiny_decoder, stop_after, monkeypatch):
+    whole = build(Recipe, {**VALUES, "phases": PHASES})
+    run(whole, data, data / "whole")
+    stopped = 0
+    real = recipes.train
+
+    def stopping(*args):
+        nonlocal stopped
+        stopped += 1
+        asked = replace(args[2], minutes=0.0 if stopped - 1 == stop_after else None)
+        return real(*args[:2], asked, *args[3:])
+
+    monkeypatch.setattr(recipes, "train", stopping)
+    assert not run(whole, data, data / "halves").finished
+    assert stopped == stop_after + 1
+    assert not (data / "halves" / "trained").exists()
+    monkeypatch.setattr(recipes, "train", real)
+    assert run(whole, data, data / "halves").finished
+    a, b = (Compressor.load(data / f / "trained", tiny_decoder("llama")) for f in ("whole", "halves"))
+    assert a.hash == b.hash
+
+
+def test_held_out_text_is_judged_and_changes_nothing_that_is_trained(data, tiny_decoder):
+    (data / "other.jsonl").write_text(json.dumps({"text": "The tide came in and the boats went out. " * 20}))
+    plain, judged = build(Recipe, VALUES), build(Recipe, {**VALUES, "held_out": ["other.jsonl"], "held_out_batches": 3})
+    for name, recipe in (("plain", plain), ("judged", judged)):
+        run(recipe, data, data / name)
+    records = {n: json.loads((data / n / "trained" / "manifest.json").read_text()) for n in ("plain", "judged")}
+    assert records["plain"]["weights"] == records["judged"]["weights"]
+    assert records["plain"]["training"]["held_out"] == {}
+    held_out = records["judged"]["training"]["held_out"]
+    assert set(held_out) == {"lm", "distil", "reconstruct"}
+    assert all(value > 0 for value in held_out.values())
+    assert text_hash("The tide came in and the boats went out. " * 20) not in records["judged"]["training"]["documents"]
+
+
+def test_tokens_are_kept_for_the_next_run_and_damage_costs_time_alone(data, monkeypatch):
+    kept = data / "home" / "cache" / "corpora"
+    whole = build(Recipe, VALUES)
+    run(whole, data, data / "one")
+    (shard,) = kept.iterdir()
+    with monkeypatch.context() as context:
+        context.setattr("preread.data.corpora.Corpus._tokenised", lambda *_: pytest.fail("tokenised again"))
+        run(whole, data, data / "two")
+    shard.write_bytes(shard.read_bytes()[:-40])
+    run(whole, data, data / "three")
+    records = [json.loads((data / n / "trained" / "manifest.json").read_text()) for n in ("one", "two", "three")]
+    assert len({record["weights"] for record in records}) == 1
+
+
+def test_a_curriculum_is_estimated_as_a_whole(data):
+    cost = estimate(build(Recipe, {**VALUES, "phases": PHASES}), data)
+    assert (cost.steps, cost.tokens) == (8, 2 * 3 * 60 + 6 * 2 * 50)
 
 
 def test_a_stopped_recipe_ends_with_the_same_weights(data, tiny_decoder):

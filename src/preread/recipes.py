@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,37 @@ import torch
 from preread.core.config import build, dump
 from preread.core.errors import UsageError
 from preread.core.method import Handle, Objective
-from preread.core.paths import compressors_home
+from preread.core.paths import cache_home, compressors_home
+from preread.core.progress import progress
 from preread.core.provenance import commit, device
 from preread.core.types import TextBatch
 from preread.data.corpora import Corpus
 from preread.methods import METHODS
 from preread.models.loading import load
+from preread.nn.hf import Decoder
 from preread.training.estimate import Estimate
 from preread.training.estimate import estimate as cost
 from preread.training.loop import Batches, Outcome, TrainingConfig, train
 
 TRAINED = "trained"
 """The folder of the result, in the run's."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run; what it does not say is the recipe's.
+
+    Args:
+        objective: settings of the stage that differ.
+        training: settings of the loop that differ.
+        window: tokens of each training window.
+        rows: windows a micro-step.
+    """
+
+    objective: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    window: int | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,11 @@ class Recipe:
         rows: windows a micro-step.
         data_seed: decides which windows.
         training: the loop's settings.
+        phases: a curriculum: parts that follow one another, each from the weights of the one before it; none means one
+            that is as the recipe says.
+        held_out: files like `data` that nothing is trained on; the loss over some windows of them goes into the
+            manifest.
+        held_out_batches: how many batches of them.
     """
 
     method: str
@@ -59,6 +85,9 @@ class Recipe:
     rows: int = 1
     data_seed: int = 0
     training: TrainingConfig = TrainingConfig()
+    phases: list[Phase] = field(default_factory=list)
+    held_out: list[Path] = field(default_factory=list)
+    held_out_batches: int = 16
 
 
 def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
@@ -67,17 +96,35 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
     Args:
         recipe: what to do.
         data: folder that the recipe's files are relative to.
-        folder: checkpoints and log while it runs; the trained weights and their manifest at the end.
+        folder: checkpoints and log while it runs, those of all phases but the last in folders of their own; the trained
+            weights and their manifest at the end.
+
+    Returns:
+        What was done, steps of all phases together; the losses are those of the phase at hand.
 
     Raises:
         UsageError: an unknown method, as the method's own settings say, or the folder is another recipe's.
     """
-    with _prepared(recipe, data) as (objective, batches, corpus):
-        rest = dump(replace(recipe, training=TrainingConfig()))
-        outcome = train(objective, batches, recipe.training, folder, f"{recipe.method} {recipe.stage}", rest)
-        if outcome.finished:
-            objective.save(folder / TRAINED, provenance(recipe, corpus, outcome))
-    return outcome
+    start, steps, seconds = time.perf_counter(), 0, 0.0
+    with _prepared(recipe, data) as run:
+        phases = list(_phases(recipe))
+        for number, phase in enumerate(phases, start=1):
+            last = number == len(phases)
+            where = folder if last else folder / f"phase-{number}"
+            objective = run.objective(phase)
+            if number > 1:
+                objective.load(folder / f"phase-{number - 1}" / TRAINED)
+            what = f"{recipe.method} {recipe.stage}" + (f", phase {number} of {len(phases)}" if recipe.phases else "")
+            # What else decides the numbers than the loop's settings, and what does not change them left out.
+            rest = dump(replace(phase, training=TrainingConfig(), held_out=[], held_out_batches=0))
+            loop = replace(phase.training, minutes=_left(phase.training.minutes, start))
+            outcome = train(objective, run.batches(phase), loop, where, what, rest)
+            steps, seconds = steps + outcome.step, seconds + outcome.seconds
+            if not outcome.finished:
+                break
+            held_out = run.held_out(phase, objective) if last else {}
+            objective.save(where / TRAINED, provenance(recipe, phase, run.corpus, outcome, held_out))
+    return replace(outcome, step=steps, seconds=seconds)
 
 
 def estimate(recipe: Recipe, data: Path) -> Estimate:
@@ -86,9 +133,17 @@ def estimate(recipe: Recipe, data: Path) -> Estimate:
     Raises:
         UsageError: as `run`.
     """
-    with _prepared(recipe, data) as (objective, batches, _):
-        tokens = recipe.training.accumulation * recipe.rows * recipe.window
-        return cost(objective, batches, recipe.training, tokens)
+    with _prepared(recipe, data) as run:
+        costs = [
+            cost(
+                run.objective(phase),
+                run.batches(phase),
+                phase.training,
+                phase.training.accumulation * phase.rows * phase.window,
+            )
+            for phase in _phases(recipe)
+        ]
+    return reduce(Estimate.then, costs)
 
 
 def install(folder: Path, name: str) -> Path:
@@ -121,9 +176,50 @@ def install(folder: Path, name: str) -> Path:
     return part.rename(target)
 
 
-@contextmanager
-def _prepared(recipe: Recipe, data: Path) -> Iterator[tuple[Objective, Batches, Corpus]]:
+@dataclass(frozen=True)
+class _Run:
     """What a recipe trains and on what, while its method is attached."""
+
+    recipe: Recipe
+    data: Path
+    handle: Handle
+    decoder: Decoder
+    corpus: Corpus
+
+    def objective(self, phase: Recipe) -> Objective:
+        """What a phase minimises."""
+        try:
+            return self.handle.objective(phase.stage, **phase.objective)
+        except TypeError as error:  # a keyword that the stage does not have
+            raise UsageError(
+                expected=f"settings of {phase.method}'s stage {phase.stage}",
+                got=str(error),
+                consequence="Nothing was trained.",
+                remedy="Correct `objective` in the recipe.",
+            ) from error
+
+    def batches(self, phase: Recipe, corpus: Corpus | None = None) -> Batches:
+        """Windows by number of the micro-step."""
+        return partial(_windows, corpus or self.corpus, phase)
+
+    @torch.no_grad()
+    def held_out(self, phase: Recipe, objective: Objective) -> dict[str, float]:
+        """Mean of each loss term over batches of the held-out files; nothing where there are none."""
+        if not phase.held_out:
+            return {}
+        batches = self.batches(phase, _read(phase.held_out, phase, self.data, self.decoder))
+        objective.eval()
+        sums: dict[str, float] = {}
+        with progress("judging on held-out text", phase.held_out_batches) as advance:
+            for number in range(phase.held_out_batches):
+                for name, value in objective(batches(number)).items():
+                    sums[name] = sums.get(name, 0.0) + float(value) / phase.held_out_batches
+                advance()
+        return sums
+
+
+@contextmanager
+def _prepared(recipe: Recipe, data: Path) -> Iterator[_Run]:
     if recipe.method not in METHODS:
         raise UsageError(
             expected=f"a method ({', '.join(METHODS)})",
@@ -132,44 +228,64 @@ def _prepared(recipe: Recipe, data: Path) -> Iterator[tuple[Objective, Batches, 
             remedy="Correct `method` in the recipe.",
         )
     decoder = load(recipe.model)
-    corpus = Corpus.read([data / path for path in recipe.data], decoder.tokenizer, recipe.max_characters)
+    corpus = _read(recipe.data, recipe, data, decoder)
     torch.manual_seed(recipe.training.seed)
-
-    def batches(step: int) -> TextBatch:
-        seed = (recipe.data_seed << 32) + step
-        return TextBatch(corpus.windows(recipe.rows, recipe.window, seed), seed)
-
     handle: Handle
     with build(METHODS[recipe.method], recipe.settings).attach(decoder) as handle:
-        yield _objective(handle, recipe), batches, corpus
+        yield _Run(recipe, data, handle, decoder, corpus)
 
 
-def _objective(handle: Handle, recipe: Recipe) -> Objective:
-    try:
-        return handle.objective(recipe.stage, **recipe.objective)
-    except TypeError as error:  # a keyword that the stage does not have
-        raise UsageError(
-            expected=f"settings of {recipe.method}'s stage {recipe.stage}",
-            got=str(error),
-            consequence="Nothing was trained.",
-            remedy="Correct `objective` in the recipe.",
-        ) from error
+def _phases(recipe: Recipe) -> Iterator[Recipe]:
+    """Each phase as a recipe of its own; windows of one are not those of another."""
+    if not recipe.phases:
+        yield recipe
+    for number, phase in enumerate(recipe.phases):
+        yield replace(
+            recipe,
+            objective={**recipe.objective, **phase.objective},
+            training=build(TrainingConfig, {**asdict(recipe.training), **phase.training}),
+            window=phase.window or recipe.window,
+            rows=phase.rows or recipe.rows,
+            data_seed=recipe.data_seed + number,
+            phases=[],
+        )
 
 
-def provenance(recipe: Recipe, corpus: Corpus, outcome: Outcome) -> Mapping[str, Any]:
+def _left(minutes: float | None, start: float) -> float | None:
+    """Minutes of a call that are left since its start, if they are counted."""
+    return None if minutes is None else max(0.0, minutes - (time.perf_counter() - start) / 60)
+
+
+def _read(paths: list[Path], recipe: Recipe, data: Path, decoder: Decoder) -> Corpus:
+    kept = cache_home() / "corpora"
+    return Corpus.read(
+        [data / path for path in paths], decoder.tokenizer, recipe.max_characters, kept, decoder.fingerprint
+    )
+
+
+def _windows(corpus: Corpus, phase: Recipe, number: int) -> TextBatch:
+    seed = (phase.data_seed << 32) + number
+    return TextBatch(corpus.windows(phase.rows, phase.window, seed), seed)
+
+
+def provenance(
+    recipe: Recipe, phase: Recipe, corpus: Corpus, outcome: Outcome, held_out: Mapping[str, float]
+) -> Mapping[str, Any]:
     """What a manifest says of a run: recipe, data, losses, device, commit and day.
 
-    All documents that the run could read are named, so that nothing it trained is judged on them.
+    All documents that the run could read are named, so that nothing it trained is judged on them. Tokens are those of
+    the last phase: who saves adds those of the ones before it.
     """
-    seen = outcome.step * recipe.training.accumulation * recipe.rows * recipe.window
+    seen = outcome.step * phase.training.accumulation * phase.rows * phase.window
     return {
         "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
-        "window": recipe.window,
+        "window": phase.window,
         "tokens": seen,
         "documents": sorted(set(corpus.documents)),
         "corpus_tokens": len(corpus.tokens),
         "epochs": seen / len(corpus.tokens),
         "losses": outcome.losses,
+        "held_out": dict(held_out),
         "device": device(),
         "commit": commit(),
         "date": date.today().isoformat(),

@@ -19,7 +19,7 @@ from preread.core.types import MEMORY, Passage, Prompt
 from preread.methods import METHODS
 from preread.methods.kv.method import Kv
 from preread.methods.lloco.method import Lloco
-from preread.methods.lloco.compressor import CompressorConfig
+from preread.methods.lloco.shape import CompressorConfig
 from preread.methods.text import Text
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig

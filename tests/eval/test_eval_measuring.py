@@ -15,8 +15,8 @@ from preread.eval.answerers.streaming import Streaming
 from preread.eval.case import Case, Item, Unfit
 from preread.eval.measuring import PIECE, losses, respond
 from preread.methods.kv.method import Kv
-from preread.methods.lloco.compressor import CompressorConfig
 from preread.methods.lloco.method import Lloco
+from preread.methods.lloco.shape import CompressorConfig
 from preread.methods.text import Text
 from preread.nn.lora import Lora, LoraConfig
 from preread.nn.reading import followed, read

@@ -27,7 +27,8 @@ from preread.eval.recipe import EvalRecipe, built
 from preread.eval.runner import run
 from preread.eval.tasks.qa import Qa
 from preread.methods.kv.method import Kv
-from preread.methods.lloco.compressor import Compressor, CompressorConfig
+from preread.methods.lloco.compressor import Compressor
+from preread.methods.lloco.shape import CompressorConfig
 from preread.nn.lora import LoraConfig
 from tests.conftest import WordCounts
 

@@ -8,8 +8,8 @@ import torch
 from preread.core.types import Lesson, Passage, Sampling
 from preread.engines.local import LocalEngine
 from preread.methods.kv.method import Kv
-from preread.methods.lloco.compressor import CompressorConfig
 from preread.methods.lloco.method import Lloco
+from preread.methods.lloco.shape import CompressorConfig
 from preread.methods.text import Text
 from preread.nn.answering import AnswerObjective
 from preread.nn.lora import Lora, LoraConfig

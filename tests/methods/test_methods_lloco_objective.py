@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from preread.core.errors import BeyondTraining, UsageError
 from preread.core.types import Lesson, Passage, TextBatch
-from preread.methods.lloco.compressor import Compressor, CompressorConfig, Trained, summary_length
+from preread.methods.lloco.compressor import Compressor
 from preread.methods.lloco.method import Lloco
 from preread.methods.lloco.objective import CompressObjective
+from preread.methods.lloco.shape import CompressorConfig, Trained, summary_length
 from preread.methods.text import Text
 from preread.nn.lora import Lora, LoraConfig
 
+TERMS = ["lm", "distil", "reconstruct", "general"]
 SHAPE = CompressorConfig(max_summary=16, lora=LoraConfig(rank=4, dropout=0.0))
 
 
@@ -21,12 +25,18 @@ def decoder(tiny_decoder):
     return tiny_decoder("llama")
 
 
-@pytest.fixture
-def compressor(decoder):
+def made(decoder, **changes):
+    """A compressor that is past its beginning: nothing in it is zero."""
     torch.manual_seed(5)
-    compressor = Compressor(decoder, SHAPE)
-    for b in compressor.lora.b.values():
+    compressor = Compressor(decoder, replace(SHAPE, **changes))
+    for b in (*compressor.lora.b.values(), *([compressor.up] if compressor.config.summary != "tokens" else [])):
         torch.nn.init.normal_(b, std=0.05)
+    return compressor
+
+
+@pytest.fixture(params=["tokens", "pooled", "anchored"])
+def compressor(decoder, request):
+    compressor = made(decoder, summary=request.param)
     compressor.attach()
     yield compressor
     compressor.detach()
@@ -37,12 +47,12 @@ def batch(seed=1, rows=2, length=60):
 
 
 def objective(compressor, **weights):
-    none = {"lm": 0.0, "distil": 0.0, "reconstruct": 0.0}
+    none = {"lm": 0.0, "distil": 0.0, "reconstruct": 0.0, "general": 0.0}
     return CompressObjective(compressor, segment_tokens=(12, 20), ratios=(2.0, 6.0), **{**none, **weights})
 
 
 @pytest.mark.parametrize("reading", ["independent", "recursive", "mixed"])
-@pytest.mark.parametrize("term", ["lm", "distil", "reconstruct"])
+@pytest.mark.parametrize("term", TERMS)
 def test_each_term_moves_all_of_the_compressor_and_nothing_else(compressor, decoder, term, reading):
     stage = objective(compressor, **{term: 1.0}, segments=reading)
     terms = stage(batch())
@@ -53,7 +63,7 @@ def test_each_term_moves_all_of_the_compressor_and_nothing_else(compressor, deco
     assert all(p.grad is None and not p.requires_grad for p in decoder.model.parameters())
 
 
-@pytest.mark.parametrize("term", ["lm", "distil", "reconstruct"])
+@pytest.mark.parametrize("term", TERMS)
 def test_each_term_can_be_learned(compressor, term):
     stage = objective(compressor, **{term: 1.0})
     optimizer = torch.optim.Adam(stage.trainable().values(), lr=3e-3)
@@ -68,9 +78,9 @@ def test_each_term_can_be_learned(compressor, term):
 
 
 def test_a_weight_scales_its_term(compressor):
-    once = objective(compressor, lm=1.0, distil=1.0, reconstruct=1.0)(batch())
-    twice = objective(compressor, lm=2.0, distil=2.0, reconstruct=2.0)(batch())
-    assert set(once) == {"lm", "distil", "reconstruct"}
+    once = objective(compressor, **dict.fromkeys(TERMS, 1.0))(batch())
+    twice = objective(compressor, **dict.fromkeys(TERMS, 2.0))(batch())
+    assert set(once) == set(TERMS)
     for name in once:
         torch.testing.assert_close(2 * once[name], twice[name])
 
@@ -98,6 +108,44 @@ def test_chunked_cross_entropy_equals_the_plain_one(decoder, monkeypatch):
     (gradient,) = torch.autograd.grad(chunked, states)
     torch.testing.assert_close(chunked, plain)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_the_general_term_is_zero_behind_nothing_and_not_behind_another_memory(compressor):
+    """What the term measures: the same segment behind the next document's memory, against behind nothing."""
+    stage = objective(compressor, general=1.0)
+    assert float(stage(batch())["general"].detach()) > 1e-4
+    stage._read = lambda memories, segments, between: CompressObjective._read(
+        stage, [memory[:0] for memory in memories], segments, between
+    )
+    assert abs(float(stage(batch())["general"].detach())) < 1e-5
+
+
+def test_distractors_stand_before_a_document_and_only_then_does_another_document_count(compressor):
+    """A row's loss feels the other row through its memory, and without distractors it does not."""
+    ids = batch().ids
+    other = ids.clone()
+    other[1] = other[1].flip(0)
+    felt = {}
+    for distractors in (0, 1):
+        stage = objective(compressor, lm=1.0, distractors=distractors)
+        read = stage._read
+        heads = []
+        stage._read = lambda memories, segments, marker=None, read=read, heads=heads: (
+            heads.append(memories),
+            read(memories, segments, marker),
+        )[1]
+        for texts in (ids, other):
+            stage(TextBatch(texts, seed=3))
+        first, second = (memories[0] for memories in heads)  # behind the first row's first segment
+        felt[distractors] = first.shape != second.shape or not torch.equal(first, second)
+        assert torch.allclose(first[-1], second[-1], atol=1e-5)  # its own memory stands last, and is the same
+    assert felt == {0: False, 1: True}
+
+
+@pytest.mark.parametrize("asked", [{"general": 1.0}, {"distractors": 2}])
+def test_other_documents_need_a_batch_of_several(compressor, asked):
+    with pytest.raises(UsageError, match="two documents"):
+        objective(compressor, **{"lm": 1.0, **asked})(batch(rows=1))
 
 
 def test_the_batch_seed_decides_the_draws(compressor):

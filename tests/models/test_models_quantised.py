@@ -12,8 +12,8 @@ from torch import nn
 from preread.core.errors import FingerprintMismatch, UnsupportedModel, UsageError
 from preread.core.memory import Memory
 from preread.core.types import Passage, TextBatch
-from preread.methods.lloco.compressor import CompressorConfig
 from preread.methods.lloco.method import Lloco
+from preread.methods.lloco.shape import CompressorConfig
 from preread.models.fingerprint import fingerprint
 from preread.models.loading import load
 from preread.models.quantised import quantise

@@ -12,7 +12,8 @@ import copy
 import pytest
 import torch
 
-from preread.methods.lloco.compressor import Compressor, CompressorConfig
+from preread.methods.lloco.compressor import Compressor
+from preread.methods.lloco.shape import CompressorConfig
 from preread.nn.hf import Decoder
 from preread.nn.lora import LoraConfig
 

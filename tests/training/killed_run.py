@@ -19,8 +19,8 @@ import torch
 
 from preread.core.errors import ResourceError
 from preread.core.types import Lesson, Prompt, TextBatch
-from preread.methods.lloco.compressor import CompressorConfig
 from preread.methods.lloco.method import Lloco
+from preread.methods.lloco.shape import CompressorConfig
 from preread.models.loading import load
 from preread.nn.answering import AnswerObjective
 from preread.nn.lora import Lora, LoraConfig

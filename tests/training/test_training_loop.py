@@ -40,6 +40,9 @@ class Line(Objective):
     def save(self, folder, training):
         raise AssertionError("the loop does not save results")
 
+    def load(self, folder):
+        raise AssertionError("the loop does not load results")
+
 
 def batches(step):
     generator = torch.Generator().manual_seed(step)

@@ -51,6 +51,15 @@ class Objective(nn.Module, ABC):
             training: how it was trained (recipe, data, tokens, figures), to be kept in the manifest.
         """
 
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Begin with what `save` wrote, in place of what was there.
+
+        Raises:
+            IntegrityError: it is damaged.
+            UsageError: it has another shape.
+        """
+
 
 class Handle(ABC):
     """A method attached to a decoder.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import lzma
+import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preread.core.errors import UnreadableDocument, UsageError
 from preread.core.progress import progress
-from preread.core.types import text_hash
+from preread.core.types import sha256, text_hash
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
@@ -61,30 +64,62 @@ class Corpus:
     documents: tuple[str, ...]
 
     @staticmethod
-    def read(paths: Sequence[Path], tokenizer: PreTrainedTokenizerBase, max_characters: int | None = None) -> Corpus:
-        """Tokenise the `text` of every record; at most `max_characters` of each file, if given, whole documents."""
+    def read(
+        paths: Sequence[Path],
+        tokenizer: PreTrainedTokenizerBase,
+        max_characters: int | None = None,
+        kept: Path | None = None,
+        tokenizer_key: str = "",
+    ) -> Corpus:
+        """Tokenise the `text` of every record.
+
+        Args:
+            paths: files of JSON lines.
+            tokenizer: the decoder's.
+            max_characters: most of each file, in whole documents; None reads all.
+            kept: folder in which each file's tokens are left, a shard a file, and found again by a later run.
+            tokenizer_key: names the tokenizer there.
+        """
+        shards = []
+        for path in paths:
+            shard = kept / f"{sha256(_hash(path), tokenizer_key, str(max_characters))[:32]}.npz" if kept else None
+            corpus = _kept(shard)
+            if corpus is None:
+                corpus = Corpus._tokenised(path, tokenizer, max_characters)
+                if shard:
+                    _keep(corpus, shard)
+            shards.append(corpus)
+        lengths = np.concatenate([np.diff(shard.bounds) for shard in shards])
+        return Corpus(
+            np.concatenate([shard.tokens for shard in shards]),
+            np.cumsum([0, *lengths]),
+            tuple(document for shard in shards for document in shard.documents),
+        )
+
+    @staticmethod
+    def _tokenised(path: Path, tokenizer: PreTrainedTokenizerBase, max_characters: int | None) -> Corpus:
         pieces: list[np.ndarray] = []
         documents: list[str] = []
-        for path in paths:
-            read = 0
-            with progress(f"tokenising {path.name}", None) as advance:
-                for record in records(path):
-                    if max_characters is not None and read >= max_characters:
-                        break
-                    text = record.get("text")
-                    if not isinstance(text, str):
-                        raise UnreadableDocument(
-                            expected=f'a "text" in every record of {path}',
-                            got=", ".join(map(str, record)) or "an empty record",
-                            consequence="Nothing was trained.",
-                            remedy="Name files of running text in the recipe's `data`.",
-                        )
-                    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
-                    pieces.append(np.asarray(ids, dtype=np.int32))
-                    documents.append(text_hash(text))
-                    read += len(text)
-                    advance()
-        return Corpus(np.concatenate(pieces), np.cumsum([0, *map(len, pieces)]), tuple(documents))
+        read = 0
+        with progress(f"tokenising {path.name}", None) as advance:
+            for record in records(path):
+                if max_characters is not None and read >= max_characters:
+                    break
+                text = record.get("text")
+                if not isinstance(text, str):
+                    raise UnreadableDocument(
+                        expected=f'a "text" in every record of {path}',
+                        got=", ".join(map(str, record)) or "an empty record",
+                        consequence="Nothing was trained.",
+                        remedy="Name files of running text in the recipe's `data`.",
+                    )
+                ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
+                pieces.append(np.asarray(ids, dtype=np.int32))
+                documents.append(text_hash(text))
+                read += len(text)
+                advance()
+        tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+        return Corpus(tokens, np.cumsum([0, *map(len, pieces)]), tuple(documents))
 
     def windows(self, count: int, length: int, seed: int) -> Tensor:
         """[count, length] int64: windows inside single documents, drawn uniformly over all of them.
@@ -107,3 +142,44 @@ class Corpus:
         documents = np.searchsorted(ends, picks, side="right")
         offsets = self.bounds[documents] + picks - (ends[documents] - starts[documents])
         return torch.from_numpy(np.stack([self.tokens[o : o + length] for o in offsets]).astype(np.int64))
+
+
+def _hash(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes.
+
+    Raises:
+        UnreadableDocument: there is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableDocument(
+            expected=f"a file of JSON lines at {path}",
+            got=str(error),
+            consequence="Nothing was trained.",
+            remedy="Correct `data` in the recipe, or --data.",
+        ) from error
+
+
+def _kept(shard: Path | None) -> Corpus | None:
+    """A file's tokens as an earlier run left them; None where none did, or they are damaged: they are made again."""
+    if shard is None:
+        return None
+    try:
+        with shard.open("rb") as file, np.load(file, allow_pickle=False) as held:  # it leaves a damaged file open
+            return Corpus(held["tokens"], held["bounds"], tuple(held["documents"].tolist()))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _keep(corpus: Corpus, shard: Path) -> None:
+    """Leave a file's tokens for the next run, whole or not at all; a full disk costs time and nothing else."""
+    part = shard.with_name(f"{shard.name}.{os.getpid()}.part")
+    try:
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            np.savez(file, tokens=corpus.tokens, bounds=corpus.bounds, documents=np.array(corpus.documents, dtype=str))
+        part.replace(shard)
+    except OSError:
+        part.unlink(missing_ok=True)

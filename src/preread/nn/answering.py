@@ -19,8 +19,9 @@ from preread.core.errors import UsageError
 from preread.core.method import Objective
 from preread.core.types import Lesson, Prompt
 from preread.nn.hf import Decoder
+from preread.nn.lora import Lora
 from preread.nn.losses import answer_losses, teach
-from preread.nn.reading import followed, read_all
+from preread.nn.reading import followed, read_all, read_behind
 
 
 class AnswerObjective(Objective):
@@ -32,11 +33,22 @@ class AnswerObjective(Objective):
         ce: weight of the cross-entropy.
         distil: weight of the distillation; lessons without a teacher have none.
         top_k: how much of the teacher's distribution is used.
+        together: whether a beginning that prompts of a batch share is read once for them all, with one draw of the
+            adapter's dropout: the same numbers but for rounding, and quicker the longer it is.
     """
 
-    def __init__(self, decoder: Decoder, adapter: str, ce: float = 1.0, distil: float = 1.0, top_k: int = 16) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        adapter: str,
+        ce: float = 1.0,
+        distil: float = 1.0,
+        top_k: int = 16,
+        together: bool = False,
+    ) -> None:
         super().__init__()
         self.decoder, self.adapter = decoder, adapter
+        self._read = read_behind if together else read_all
         self.ce, self.distil, self.top_k = ce, distil, top_k
         self.lora = decoder.adapters[adapter].requires_grad_(True)
 
@@ -64,10 +76,22 @@ class AnswerObjective(Objective):
         record = {"kind": "adapter", "base": self.decoder.fingerprint, "training": dict(training)}
         (folder / "manifest.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
+    def load(self, folder: Path) -> None:
+        """As `Objective.load`."""
+        before = Lora.load(folder, self.decoder.projections)
+        if before.config != self.lora.config:
+            raise UsageError(
+                expected=f"an adapter of the shape {self.lora.config}",
+                got=f"{before.config} in {folder}",
+                consequence="Nothing was trained.",
+                remedy="Keep the adapter's shape as it was, or start afresh.",
+            )
+        self.lora.load_state_dict(before.state_dict())
+
     def _answer_states(self, prompts: Sequence[Prompt], lessons: Sequence[Lesson]) -> Tensor:
         """[T, D]: for every answer token of every row, the state that predicts it."""
         whole = [followed(prompt, lesson.answer) for prompt, lesson in zip(prompts, lessons, strict=True)]
-        states = zip(read_all(self.decoder, whole), lessons, strict=True)
+        states = zip(self._read(self.decoder, whole), lessons, strict=True)
         return torch.cat([row[-len(lesson.answer) - 1 : -1] for row, lesson in states])
 
 

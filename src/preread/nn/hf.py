@@ -211,11 +211,24 @@ class Decoder:
         masks = dict.fromkeys(("full_attention", "sliding_attention"), places <= held)
         if window := getattr(config, "sliding_window", None):
             masks["sliding_attention"] = masks["full_attention"] & (places > held - window)
-        if config._attn_implementation == "eager":  # it adds its masks
-            least = torch.finfo(self.dtype).min
-            masks = {kind: torch.zeros_like(m, dtype=self.dtype).masked_fill(~m, least) for kind, m in masks.items()}
+        masks = {kind: self._as_read(mask) for kind, mask in masks.items()}
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         return masks if len(kinds) > 1 and window and max(lengths) >= window else masks[min(kinds)]
+
+    def open_mask(self, lengths: Sequence[int]) -> Tensor:
+        """[B, 1, T, T]: every position of a row may attend to all of the row's, before and behind it.
+
+        Args:
+            lengths: positions of each row; the padding behind them attends to the row too, and nothing to it.
+        """
+        valid = torch.arange(max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
+        return self._as_read(valid[:, None, None].expand(-1, 1, max(lengths), -1))
+
+    def _as_read(self, mask: Tensor) -> Tensor:
+        """A mask of booleans as the decoder's attention takes it: `eager` adds its masks."""
+        if self.model.config.get_text_config()._attn_implementation != "eager":
+            return mask
+        return torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, torch.finfo(self.dtype).min)
 
     def cache(self, capacity: int, slots: int = 1) -> SlotCache:
         """An empty key/value cache for rows of `capacity` positions, allocated once.

@@ -43,6 +43,18 @@ class Estimate:
     peak_bytes: int
     checkpoint_bytes: int
 
+    def then(self, other: Estimate) -> Estimate:
+        """The cost of this run and another one behind it."""
+        return Estimate(
+            self.steps + other.steps,
+            self.tokens + other.tokens,
+            self.flops + other.flops,
+            max(self.parameters, other.parameters),
+            self.seconds + other.seconds,
+            max(self.peak_bytes, other.peak_bytes),
+            max(self.checkpoint_bytes, other.checkpoint_bytes),
+        )
+
     @property
     def line(self) -> str:
         """All of it in one line for people."""

@@ -9,14 +9,16 @@ Where we differ, and why:
 - the states pass through an RMS norm with a learned weight and scale: a model with tied embeddings puts out states
   many times larger than the embeddings it takes in;
 - segments may also be read independently of one another (as ICAE does, arXiv 2307.06945), which lets passages be
-  joined, dropped and stored one by one.
+  joined, dropped and stored one by one;
+- summary tokens are one of three ways (`CompressorConfig.summary`), and the reading may look both ways.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,57 +30,13 @@ from torch.nn import functional as F
 
 from preread.core.errors import FingerprintMismatch, IntegrityError, UsageError
 from preread.core.types import sha256
+from preread.methods.lloco.shape import LATER, CompressorConfig, Trained, summary_length
+from preread.methods.lloco.summaries import Clauses, anchors, even, pooled
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig, compact, digest
 
 _numbers = count()
 """Several compressors may sit on one decoder, so each is attached under a name of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class CompressorConfig:
-    """Shape of a compressor.
-
-    Args:
-        max_summary: summary tokens that exist, so the most one segment can have.
-        lora: the adapter that the decoder wears while it compresses.
-        norm: whether the output norm and scale are there (AutoCompressor's published checkpoints have none).
-        start: whether every segment begins with the decoder's start token (theirs do not).
-        fixed: whether every segment has all summary tokens, however long it is (theirs do); the ratio then decides
-            nothing.
-    """
-
-    max_summary: int = 384
-    lora: LoraConfig = LoraConfig(rank=16, alpha=32.0, dropout=0.0)
-    norm: bool = True
-    start: bool = True
-    fixed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What a compressor was trained for; zeros for one that was not trained.
-
-    Args:
-        segments: most segments read in a row.
-        segment_tokens: longest segment.
-        positions: most summary embeddings that the decoder read at once.
-        ratios: smallest and largest ratio.
-        tokens: training tokens seen, epochs included.
-        note: what a reader of its results must know.
-    """
-
-    segments: int = 0
-    segment_tokens: int = 0
-    positions: int = 0
-    ratios: tuple[float, float] = (0.0, 0.0)
-    tokens: int = 0
-    note: str = "not trained"
-
-
-def summary_length(tokens: int, ratio: float) -> int:
-    """Summary tokens of a segment: its tokens over the ratio, rounded, and at least one."""
-    return max(1, round(tokens / ratio))
 
 
 class Compressor(nn.Module):
@@ -99,9 +57,14 @@ class Compressor(nn.Module):
         self.documents: frozenset[str] = frozenset()
         self.adapter = f"lloco/compressor/{next(_numbers)}"
         self.lora = Lora(config.lora, decoder.projections)
-        # Paper, section 3.1: the summary tokens start as the end-of-sequence token.
-        end = decoder.embed(torch.tensor([decoder.tokenizer.eos_token_id])).float()
-        self.summary_tokens = nn.Parameter(end.repeat(config.max_summary, 1))
+        if config.summary == "tokens":
+            # Paper, section 3.1: the summary tokens start as the end-of-sequence token.
+            end = decoder.embed(torch.tensor([decoder.tokenizer.eos_token_id])).float()
+            self.summary_tokens = nn.Parameter(end.repeat(config.max_summary, 1))
+        else:
+            rank, width = config.projection, decoder.width
+            self.down = nn.Parameter(torch.randn(width, rank, device=decoder.device) / width**0.5)
+            self.up = nn.Parameter(torch.zeros(rank, width, device=decoder.device))
         if config.norm:
             # Summaries start at the size of the embeddings that the decoder is used to.
             some = decoder.embed(torch.arange(min(4096, len(decoder.tokenizer)))).float()
@@ -142,18 +105,65 @@ class Compressor(nn.Module):
             torch.cat([start, before.to(start), self.decoder.embed(ids)])
             for before, ids in zip(past, segments, strict=True)
         ]
-        rows = [
-            torch.cat([head, self.summary_tokens[:length].to(head)])
-            for head, length in zip(heads, lengths, strict=True)
-        ]
+        tails = [self.summary_tokens[:n].to(start) if self._appends else start[:0] for n in lengths]
+        rows = [torch.cat([head, tail]) for head, tail in zip(heads, tails, strict=True)]
         # Padding stands on the right, where causal attention never looks: no mask, and no row feels its neighbours.
-        batch = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        both_ways = self.config.attention == "bidirectional"
+        mask = self.decoder.open_mask([len(row) for row in rows]) if both_ways else None
         with self.decoder.adapters.use(self.adapter):
-            states = self.decoder.hidden(batch)
-        return [
-            self._norm(states[row, len(head) : len(head) + length].float())
-            for row, (head, length) in enumerate(zip(heads, lengths, strict=True))
+            states = self.decoder.hidden(nn.utils.rnn.pad_sequence(rows, batch_first=True), mask)
+        if self._appends:
+            return [
+                self._norm(row[len(head) : len(head) + n].float())
+                for row, head, n in zip(states, heads, lengths, strict=True)
+            ]
+        own = [row[len(head) - len(ids) : len(head)] for row, head, ids in zip(states, heads, segments, strict=True)]
+        return self._condensed(own, segments, lengths)
+
+    def _condensed(self, states: Sequence[Tensor], segments: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """Summary embeddings [N, D] from each segment's own [T, D] states."""
+        if self.config.summary == "pooled":
+            means = [pooled(own.float(), even(len(own), n)) for own, n in zip(states, lengths, strict=True)]
+            return [self._norm(mean + mean @ self.down @ self.up) for mean in means]
+        kept = [
+            anchors(surprise, n, self._clauses.split(ids))
+            for ids, surprise, n in zip(segments, self._surprise(segments), lengths, strict=True)
         ]
+        return [
+            self.decoder.embed(ids[at]).float() + self._norm(pooled(own.float(), at)) @ self.down @ self.up
+            for own, ids, at in zip(states, segments, kept, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _surprise(self, segments: Sequence[Tensor]) -> list[Tensor]:
+        """[T] nats of each token of each segment behind those before it, for the bare decoder, on the CPU.
+
+        They stand behind the beginning of the chat template. Training reads all at once. Else each is read alone:
+        which clauses are kept hangs on small differences, so a memory must not depend on its neighbours.
+        """
+        framed, shared = self.decoder.frame("")
+        found: list[Tensor] = []
+        for some in [segments] if self.training else [[ids] for ids in segments]:
+            rows = [self.decoder.embed(torch.cat([framed[:shared], ids[:-1]])) for ids in some]
+            with self.decoder.adapters.use(None):
+                states = self.decoder.hidden(nn.utils.rnn.pad_sequence(rows, batch_first=True))
+            for row, ids in zip(states, some, strict=True):
+                logits = self.decoder.logits(row[shared - 1 : shared - 1 + len(ids)]).float()
+                found.append(F.cross_entropy(logits, ids.to(logits.device), reduction="none").cpu())
+        return found
+
+    @cached_property
+    def _clauses(self) -> Clauses:
+        return Clauses(self.decoder.tokenizer)
+
+    @property
+    def _appends(self) -> bool:
+        return self.config.summary == "tokens"
+
+    @property
+    def nothing(self) -> Tensor:
+        """[0, D]: the summary embeddings of no segment."""
+        return torch.zeros((0, self.decoder.width), device=self.decoder.device)
 
     def recursive(
         self, documents: Sequence[Sequence[Tensor]], ratio: float, detach_every: int | None = None
@@ -170,8 +180,7 @@ class Compressor(nn.Module):
             Per document and segment [N, D]. Only what the next segment reads is cut from the graph; the returned
             embeddings keep theirs, so a loss on them trains every segment.
         """
-        none = self.summary_tokens.new_zeros((0, self.decoder.width))
-        carried = [none for _ in documents]
+        carried = [self.nothing for _ in documents]
         summaries: list[list[Tensor]] = [[] for _ in documents]
         for step in range(max(map(len, documents))):
             rows = [row for row, segments in enumerate(documents) if step < len(segments)]
@@ -191,8 +200,7 @@ class Compressor(nn.Module):
     def independent(self, documents: Sequence[Sequence[Tensor]], ratio: float) -> list[list[Tensor]]:
         """Read every segment on its own; per document and segment [N, D]."""
         flat = [ids for segments in documents for ids in segments]
-        none = self.summary_tokens.new_zeros((0, self.decoder.width))
-        made = iter(self.extend([none] * len(flat), flat, [self.length(len(ids), ratio) for ids in flat]))
+        made = iter(self.extend([self.nothing] * len(flat), flat, [self.length(len(ids), ratio) for ids in flat]))
         return [[next(made) for _ in segments] for segments in documents]
 
     def length(self, tokens: int, ratio: float) -> int:
@@ -203,8 +211,9 @@ class Compressor(nn.Module):
     def hash(self) -> str:
         """Hex SHA-256 of every number of the compressor."""
         shape = asdict(self.config)
-        for later, plain in (("start", True), ("fixed", False)):  # a compressor of before they were keeps its hash
-            if shape[later] is plain:
+        shape.pop("projection")  # it shows in the numbers' shapes
+        for later, plain in LATER.items():
+            if shape[later] == plain:
                 del shape[later]
         return sha256(json.dumps(shape, sort_keys=True), digest(self))
 

@@ -19,8 +19,9 @@ from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective, expect_ratio
 from preread.core.paths import compressors_home
 from preread.core.types import MEMORY, Passage, Prompt, Scope, Turn, sha256
-from preread.methods.lloco.compressor import Compressor, CompressorConfig, damaged
+from preread.methods.lloco.compressor import Compressor, damaged
 from preread.methods.lloco.objective import CompressObjective
+from preread.methods.lloco.shape import CompressorConfig
 from preread.nn.answering import AnswerObjective
 from preread.nn.hf import Decoder
 
@@ -216,7 +217,7 @@ class LlocoHandle(Handle):
     @torch.inference_mode()
     def _whole(self, ids: Iterator[int]) -> Memory:
         """Only the summaries so far and one segment are held at any time."""
-        summaries = self.compressor.summary_tokens.new_zeros((0, self.decoder.width))
+        summaries = self.compressor.nothing
         source, tokens, segments = sha256(), 0, 0
         while segment := list(islice(ids, self.segment_tokens)):
             length = self.compressor.length(len(segment), self.method.ratio)

@@ -1,13 +1,18 @@
 """The `compress` stage: train summary embeddings that the unchanged decoder can read.
 
-Three terms over the same memories:
+Four terms over the same memories:
 
 - `lm`: the decoder reads the memory of the segments before and predicts the next segment (AutoCompressor, arXiv
   2305.14788, section 3.2: random segment lengths, gradients through two compressions);
 - `distil`: the same positions, KL to the same decoder reading the text itself, top-k plus a rest bucket, the teacher
   computed on the spot;
 - `reconstruct`: the decoder reads one segment's memory and a marker and writes the segment out (ICAE, arXiv 2307.06945,
-  section 2.2).
+  section 2.2);
+- `general`: the decoder reads another document's memory before a segment, KL to the same decoder reading nothing before
+  it: a memory must not speak of what it does not hold (ours).
+
+Before a document's own memory may stand those of other documents (`distractors`), as they will when several are read:
+memories that were only ever read alone collapse side by side.
 
 AutoCompressor measures `lm` with the compressor's own adapted weights. Ours measures it with the bare decoder, because
 that is who reads the memory when a question comes.
@@ -22,9 +27,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from preread.core.errors import UsageError
 from preread.core.method import Objective
 from preread.core.types import TextBatch
-from preread.methods.lloco.compressor import Compressor, Trained
+from preread.methods.lloco.compressor import Compressor
+from preread.methods.lloco.shape import Trained
 from preread.nn.losses import TopK, answer_losses, teach
 
 MARKER = "\n\nThe text above, word for word:\n\n"
@@ -39,6 +46,9 @@ class CompressObjective(Objective):
         lm: weight of the language-modelling term.
         distil: weight of the distillation term.
         reconstruct: weight of the reconstruction term.
+        general: weight of the term behind another document's memory; it needs batches of two rows or more.
+        distractors: most memories of other documents before a document's own, drawn anew for each; they need such
+            batches too.
         segments: how segments are read; `mixed` draws one of the two for each batch.
         segment_tokens: shortest and longest segment.
         ratios: smallest and largest ratio, drawn log-uniformly.
@@ -52,6 +62,8 @@ class CompressObjective(Objective):
         lm: float = 1.0,
         distil: float = 1.0,
         reconstruct: float = 1.0,
+        general: float = 0.0,
+        distractors: int = 0,
         segments: Literal["independent", "recursive", "mixed"] = "independent",
         segment_tokens: tuple[int, int] = (120, 240),
         ratios: tuple[float, float] = (4.0, 32.0),
@@ -60,13 +72,19 @@ class CompressObjective(Objective):
     ) -> None:
         super().__init__()
         self.compressor = compressor.requires_grad_(True).train()
-        self.lm, self.distil, self.reconstruct = lm, distil, reconstruct
+        self.lm, self.distil, self.reconstruct, self.general = lm, distil, reconstruct, general
+        self.distractors = distractors
         self.segments, self.segment_tokens, self.ratios = segments, segment_tokens, ratios
         self.detach_every, self.top_k = detach_every, top_k
         self.marker = compressor.decoder.tokens(MARKER)
 
     def forward(self, batch: TextBatch) -> dict[str, Tensor]:
-        """Loss terms `lm`, `distil` and `reconstruct`, those of weight zero left out."""
+        """Loss terms `lm`, `distil`, `reconstruct` and `general`, those of weight zero left out.
+
+        Raises:
+            UsageError: other documents' memories are asked for, and there is but one document.
+        """
+        self._require_others(len(batch.ids))
         generator = torch.Generator().manual_seed(batch.seed)
         length, ratio, recursive = self._draw(generator, batch.ids.shape[1])
         documents = [list(row.split(length)) for row in batch.ids]
@@ -76,12 +94,13 @@ class CompressObjective(Objective):
             summaries = self.compressor.independent(documents, ratio)
         terms: dict[str, Tensor] = {}
         if self.lm or self.distil:
-            lm, distil = self._following(documents, summaries)
+            lm, distil = self._following(documents, summaries, generator)
             terms |= {"lm": self.lm * lm, "distil": self.distil * distil}
         if self.reconstruct:
             terms["reconstruct"] = self.reconstruct * self._reconstruction(documents, summaries, generator)
-        weights = {"lm": self.lm, "distil": self.distil, "reconstruct": self.reconstruct}
-        return {name: value for name, value in terms.items() if weights[name]}
+        if self.general:
+            terms["general"] = self.general * self._off_topic(documents, summaries, generator)
+        return {name: value for name, value in terms.items() if getattr(self, name)}
 
     def settle(self) -> None:
         """Freeze the compressor, rounded to bfloat16: a file of half the size then holds it exactly."""
@@ -92,16 +111,46 @@ class CompressObjective(Objective):
     def save(self, folder: Path, training: Mapping[str, Any]) -> None:
         """Write the compressor with what it was trained for."""
         window = int(training.get("window", 0))
-        recursive = self.segments != "independent"
+        before = self.compressor.trained
         self.compressor.trained = Trained(
-            segments=window // self.segment_tokens[0] if recursive else 1,
-            segment_tokens=self.segment_tokens[1],
-            positions=round((window - self.segment_tokens[0]) / self.ratios[0]),
-            ratios=self.ratios,
-            tokens=int(training.get("tokens", 0)),
+            segments=max(before.segments, self._segments(window)),
+            segment_tokens=max(before.segment_tokens, self.segment_tokens[1]),
+            positions=max(before.positions, round((window - self.segment_tokens[0]) / self.ratios[0])),
+            ratios=(
+                min(before.ratios[0] or self.ratios[0], self.ratios[0]),
+                max(before.ratios[1], self.ratios[1]),
+            ),
+            tokens=before.tokens + int(training.get("tokens", 0)),
             note="",
         )
-        self.compressor.save(folder, dict(training))
+        documents = sorted({*self.compressor.documents, *training.get("documents", ())})
+        self.compressor.save(folder, {**training, "documents": documents})
+
+    def load(self, folder: Path) -> None:
+        """As `Objective.load`."""
+        before = Compressor.load(folder, self.compressor.decoder)
+        if before.config != self.compressor.config:
+            raise UsageError(
+                expected=f"a compressor of the shape {self.compressor.config}",
+                got=f"{before.config} in {folder}",
+                consequence="Nothing was trained.",
+                remedy="Keep `settings.shape` as it was, or start afresh.",
+            )
+        self.compressor.load_state_dict(before.state_dict())
+        self.compressor.trained, self.compressor.documents = before.trained, before.documents
+
+    def _segments(self, window: int) -> int:
+        """Most segments that are read in a row."""
+        return window // self.segment_tokens[0] if self.segments != "independent" else 1
+
+    def _require_others(self, rows: int) -> None:
+        if rows < 2 and (self.general or self.distractors):
+            raise UsageError(
+                expected="at least two documents in a batch, for `general` and `distractors`",
+                got=f"{rows}",
+                consequence="Nothing was trained.",
+                remedy="Set `rows` of the recipe to 2 or more.",
+            )
 
     def _draw(self, generator: torch.Generator, window: int) -> tuple[int, float, bool]:
         low, high = self.segment_tokens
@@ -112,16 +161,27 @@ class CompressObjective(Objective):
         coin = float(torch.rand((), generator=generator)) < 0.5
         return length, ratio, self.segments == "recursive" or (self.segments == "mixed" and coin)
 
-    def _following(self, documents: list[list[Tensor]], summaries: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
+    def _following(
+        self, documents: list[list[Tensor]], summaries: list[list[Tensor]], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """`lm` and `distil` over every segment but the first, each behind the memory of those before it."""
         memories, segments = [], []
-        for document, summary in zip(documents, summaries, strict=True):
+        for row, (document, summary) in enumerate(zip(documents, summaries, strict=True)):
+            others = self._others(row, summaries, generator)
             for i in range(1, len(document)):
-                memories.append(torch.cat(summary[:i]))
+                memories.append(torch.cat([*others, *summary[:i]]))
                 segments.append(document[i])
         states = self._read(memories, segments)
         taught = self._teacher(documents) if self.distil else None
         return answer_losses(self.compressor.decoder.logits, states, torch.cat(segments).to(states.device), taught)
+
+    def _others(self, row: int, summaries: list[list[Tensor]], generator: torch.Generator) -> list[Tensor]:
+        """The memories of other documents that stand before a row's own."""
+        if not self.distractors:
+            return []
+        count = int(torch.randint(self.distractors + 1, (), generator=generator))
+        order = torch.randperm(len(summaries), generator=generator).tolist()
+        return [part for other in [o for o in order if o != row][:count] for part in summaries[other]]
 
     def _teacher(self, documents: list[list[Tensor]]) -> TopK:
         """The bare decoder's next-token distribution where it reads the text itself."""
@@ -140,16 +200,37 @@ class CompressObjective(Objective):
         picks = [int(torch.randint(len(document), (), generator=generator)) for document in documents]
         memories = [summary[pick] for summary, pick in zip(summaries, picks, strict=True)]
         segments = [document[pick] for document, pick in zip(documents, picks, strict=True)]
-        states = self._read(memories, segments, self.marker)
+        states = self._read(memories, segments, [self.marker] * len(segments))
         targets = torch.cat(segments).to(states.device)
         return answer_losses(self.compressor.decoder.logits, states, targets)[0]
 
-    def _read(self, memories: list[Tensor], segments: list[Tensor], marker: Tensor | None = None) -> Tensor:
-        """[T, D]: the bare decoder's states that predict each token of each segment behind its memory."""
+    def _off_topic(
+        self, documents: list[list[Tensor]], summaries: list[list[Tensor]], generator: torch.Generator
+    ) -> Tensor:
+        """KL of one segment a document, drawn at random, behind the next document's memory to it behind nothing."""
+        choices = [[segment for segment in document if len(segment) > 1] for document in documents]
+        segments = [some[int(torch.randint(len(some), (), generator=generator))] for some in choices]
+        # Nothing may stand before the first token, and then no state predicts it: only those after it are judged.
+        first, rest = [segment[:1] for segment in segments], [segment[1:] for segment in segments]
+        memories = [torch.cat(summaries[(row + 1) % len(summaries)]) for row in range(len(documents))]
+        head = self.compressor.decoder.logits
+        with torch.no_grad():
+            alone = teach(head, self._read([memory[:0] for memory in memories], rest, first), self.top_k)
+        states = self._read(memories, rest, first)
+        return answer_losses(head, states, torch.cat(rest).to(states.device), alone)[1]
+
+    def _read(self, memories: list[Tensor], segments: list[Tensor], between: list[Tensor] | None = None) -> Tensor:
+        """[T, D]: the bare decoder's states that predict each token of each segment behind its memory.
+
+        Args:
+            memories: [N, D] each.
+            segments: [T] ids each, of which something stands before the first.
+            between: [T] ids each that stand between the two.
+        """
         decoder = self.compressor.decoder
         lead = decoder.embed(decoder.start_ids)
-        between = decoder.embed(marker) if marker is not None else lead[:0]
-        heads = [torch.cat([lead, memory.to(lead), between]) for memory in memories]
+        marks = [decoder.embed(ids) for ids in between] if between else [lead[:0]] * len(segments)
+        heads = [torch.cat([lead, memory.to(lead), mark]) for memory, mark in zip(memories, marks, strict=True)]
         rows = [torch.cat([head, decoder.embed(ids)]) for head, ids in zip(heads, segments, strict=True)]
         with decoder.adapters.use(None):
             states = decoder.hidden(nn.utils.rnn.pad_sequence(rows, batch_first=True))

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from preread.core.errors import FingerprintMismatch, IntegrityError, UnsupportedModel
-from preread.methods.lloco.compressor import Compressor, CompressorConfig, Trained
+from preread.methods.lloco.compressor import Compressor
+from preread.methods.lloco.shape import CompressorConfig, Trained
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig
 
@@ -61,7 +62,7 @@ def read(folder: Path, decoder: Decoder, trained: Trained = LLAMA_2_7B_6K) -> Co
     if lora is None:
         _require_same_model(folder, decoder)
     shape = lora.config if lora else NO_LORA
-    config = CompressorConfig(len(summary), shape, norm=False, start=False, fixed=True)
+    config = CompressorConfig(len(summary), lora=shape, norm=False, start=False, fixed=True)
     compressor = Compressor(decoder, config, trained)
     if lora is not None:
         compressor.lora.load_state_dict(lora.state_dict())
