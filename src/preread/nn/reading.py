@@ -56,6 +56,64 @@ def read_all(decoder: Decoder, prompts: Sequence[Prompt]) -> list[Tensor]:
     return [states[i] if i in states else read(decoder, prompt) for i, prompt in enumerate(prompts)]
 
 
+def read_behind(decoder: Decoder, prompts: Sequence[Prompt]) -> list[Tensor]:
+    """As `read_all`, but a beginning that prompts share (`begins`) is read once for them all, and gradients pass too.
+
+    Returns:
+        [T', D] for each prompt: the states of what stands behind its beginning.
+    """
+    groups: list[list[int]] = []
+    for index, prompt in enumerate(prompts):
+        twins = next((group for group in groups if _begin_alike(prompts[group[0]], prompt)), None)
+        if twins is None:
+            groups.append([index])
+        else:
+            twins.append(index)
+    states: dict[int, Tensor] = {}
+    for group in groups:
+        states |= dict(zip(group, _behind(decoder, [prompts[index] for index in group]), strict=True))
+    return [states[index] for index in range(len(prompts))]
+
+
+def _behind(decoder: Decoder, prompts: Sequence[Prompt]) -> list[Tensor]:
+    """The states behind a beginning that all of the prompts have."""
+    first, shared = prompts[0], begins(prompts[0])
+    if not shared or (first.ids[shared:] == MEMORY).any():
+        return [read(decoder, prompt)[-(len(prompt) - shared) :] for prompt in prompts]
+    cache, reading = decoder.growing_cache(weighted(first)), Reading(decoder, first)
+    while reading.done < shared:
+        reading.read(cache)
+    cache.batch_repeat_interleave(len(prompts))
+    # Padding stands on the right, where causal attention never looks: it needs no mask, and any positions will do.
+    rows = torch.nn.utils.rnn.pad_sequence([decoder.embed(prompt.ids[shared:]) for prompt in prompts], batch_first=True)
+    own = [prompt.positions[shared:] for prompt in prompts if prompt.positions is not None]
+    at = torch.nn.utils.rnn.pad_sequence(own, batch_first=True).to(rows.device) if own else None
+    states = decoder.hidden(rows, positions=at, cache=cache)
+    return [row[: len(prompt) - shared] for row, prompt in zip(states, prompts, strict=True)]
+
+
+def _begin_alike(one: Prompt, other: Prompt) -> bool:
+    """Whether two prompts have a beginning that is computed from the same numbers, and nothing but tokens behind it."""
+    shared = begins(one)
+    if not shared or begins(other) != shared or not torch.equal(one.ids[:shared], other.ids[:shared]):
+        return False
+    if (one.ids[shared:] == MEMORY).any() or (other.ids[shared:] == MEMORY).any():
+        return False
+    return all(_same(mine, others) for mine, others in zip(_given(one, shared), _given(other, shared), strict=True))
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors are equal, or both missing."""
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+
+def _given(prompt: Prompt, shared: int) -> list[Tensor | None]:
+    """What a beginning is computed from beside its tokens."""
+    kv, at = prompt.kv, prompt.positions
+    keys = [None] * 3 if kv is None else [kv.keys, kv.values, kv.bias]
+    return [prompt.embeds, *keys, None if at is None else at[:shared]]
+
+
 def followed(prompt: Prompt, ids: Tensor) -> Prompt:
     """The prompt with [T] tokens behind it, at the positions that decoding would give them."""
     positions = prompt.positions
