@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from preread import render
 from preread.collection.kept import Kept
-from preread.collection.quiz import Page, Quiz
+from preread.collection.quiz import Page, Probed, Quiz
 from preread.core.paths import in_one_line
 from preread.html import standalone
 
@@ -40,7 +40,11 @@ def told(quiz: Quiz) -> list[str]:
     if quiz.left:
         said.append(f"not asked yet: {render.count(quiz.left, 'passage')}; the same command goes on")
     if quiz.passed is False:
-        said.append(f"below the bar of {quiz.min_kept:.0%}")
+        below = [one for page in quiz.pages for one in page.passages if _is_below(one, quiz.min_kept)]
+        rest = (
+            f"; {render.count(len(below), 'such passage')} stay memory, for --keep-text allows no more" if below else ""
+        )
+        said.append(f"below the bar of {quiz.min_kept:.0%}{rest}")
     return said
 
 
@@ -63,6 +67,11 @@ def interval(kept: Kept) -> str:
 def length(kept: Kept, full: float) -> float:
     """How long a bar is; one for less than nothing, or for what is not known, is empty."""
     return round(full * min(1.0, max(0.0, kept.value or 0.0)), 2)
+
+
+def _is_below(passage: Probed, bar: float) -> bool:
+    """Whether a passage is below the bar and stays memory."""
+    return passage.kept.value is not None and passage.kept.value < bar and not passage.as_text
 
 
 def _line(page: Page) -> str:

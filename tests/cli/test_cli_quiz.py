@@ -34,7 +34,9 @@ def test_below_the_bar_is_3_and_at_it_0(run, sea):
     code, out, err = run("quiz", *OPTIONS)
     assert code == 3
     assert "memory keeps 50% (50% to 50%) of what the text tells" in out
-    assert "below the bar of 80%" in out
+    assert "below the bar of 80%; " in out
+    assert "such passages stay memory" in out
+    assert "such passage" not in run("quiz", *OPTIONS, "--keep-text", "100")[1]
     assert "asking about passages" in err
     code, out, _ = run("quiz", *OPTIONS, "--min-kept", "0.5")
     assert code == 0

@@ -18,6 +18,7 @@ FAMILIES: Mapping[str, str] = {
     "replug": "text",
     "streaming": "text",
     "memory": "memory",
+    "hybrid": "hybrid",
     "tuned": "tuned",
 }
 """Family of each kind of answerer; one that is not here is a family by itself."""
@@ -25,6 +26,7 @@ MEANING: Mapping[str, str] = {
     FRAME: "frame: no context, full text, oracle, another document's memory",
     "text": "plain text, shortened or retrieved",
     "memory": "memories",
+    "hybrid": "memory and text together",
     "tuned": "tuned on training questions",
 }
 OTHERS = ", another document's"

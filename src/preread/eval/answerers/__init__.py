@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from preread.eval.answerer import Answerer
+from preread.eval.answerers.hybrid import Hybrid
 from preread.eval.answerers.memory import Remembered
 from preread.eval.answerers.oracle import Oracle
 from preread.eval.answerers.other import Other
@@ -18,6 +19,19 @@ from preread.eval.answerers.tuned import Tuned
 
 ANSWERERS: Mapping[str, type[Answerer]] = {
     kind.kind: kind
-    for kind in (Nothing, Full, Shortened, Stretched, Retrieved, Oracle, Replug, Streaming, Remembered, Other, Tuned)
+    for kind in (
+        Nothing,
+        Full,
+        Shortened,
+        Stretched,
+        Retrieved,
+        Oracle,
+        Replug,
+        Streaming,
+        Remembered,
+        Hybrid,
+        Other,
+        Tuned,
+    )
 }
 """Every answerer by the kind that recipes name."""

@@ -95,13 +95,13 @@ class Remembered(Prompted):
             memories = self._encoded(handle, passages)
             if self.reads == "whole":
                 prompts = _shared([handle.prompt(item.question, memories, adapter) for item in items])
-                _warn(handle, memories)
+                warn(handle, memories)
             else:
                 rankings = Retrieved(passages=self.passages).ranked(kit, case, items, self.passages)
                 chosen = [[memories[i] for i in sorted(p.index for p in own[: self.passages])] for own in rankings]
                 prompts = [handle.prompt(item.question, own, adapter) for item, own in zip(items, chosen, strict=True)]
-                _warn(handle, max(chosen, key=len, default=[]))
-            yield Layout(kit.decoder, prompts, _stored(memories))
+                warn(handle, max(chosen, key=len, default=[]))
+            yield Layout(kit.decoder, prompts, stored_bytes(memories))
 
     @contextmanager
     def continued(self, kit: Kit, stretch: Stretch) -> Iterator[Layout]:
@@ -123,9 +123,9 @@ class Remembered(Prompted):
             if self.reads == "passages":
                 best = sorted(range(len(memories)), key=lambda i: -stretch.scores[i])[: self.passages]
                 read = [memories[i] for i in sorted(best)]
-            _warn(handle, read)
+            warn(handle, read)
             prompt = handle.continuation(torch.tensor(stretch.near), read)
-            yield Layout(kit.decoder, [prompt], _stored(memories))
+            yield Layout(kit.decoder, [prompt], stored_bytes(memories))
 
     def _scope(self, handle: Handle) -> Scope:
         return "document" if self.reads == "whole" and "document" in handle.scopes else "passage"
@@ -149,12 +149,13 @@ def _shared(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [replace(prompt, embeds=prompts[0].embeds, kv=prompts[0].kv) for prompt in prompts]
 
 
-def _stored(memories: Sequence[Memory]) -> int:
+def stored_bytes(memories: Sequence[Memory]) -> int:
+    """Bytes that memories take on disk."""
     return sum(len(memory.to_bytes()) for memory in memories)
 
 
-def _warn(handle: Handle, memories: Sequence[Memory]) -> None:
-    """Of what the method says of these memories and not of any."""
+def warn(handle: Handle, memories: Sequence[Memory]) -> None:
+    """Warn of what the method says of these memories and not of any."""
     always = handle.caveats(())
     for note in handle.caveats(memories):
         if note not in always:
