@@ -146,7 +146,7 @@ def _hybrid(
         if taken(more) > budget:
             break
         texts = more
-    note = f"the best {len(texts)} passages as text, others as memory: {taken(texts)} positions of at most {budget}"
+    note = f"{len(texts)} of the best passages as text, others as memory: {taken(texts)} positions of at most {budget}"
     return Chosen(own, pieces(texts), whole, texts, [note])
 
 
