@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from preread.collection.intake import Added
-from preread.collection.lessons import Studied, StudyConfig
+from preread.collection.lessons import StudyConfig
+from preread.collection.study import Studied
 from preread.core.answer import Answer
 from preread.core.paths import data_home
 from preread.core.types import Sampling

@@ -20,8 +20,9 @@ from preread.collection.as_text import AsText
 from preread.collection.asking import ask, ask_library
 from preread.collection.context import Mode
 from preread.collection.intake import Added, source_of
-from preread.collection.lessons import Studied, StudyConfig, study
+from preread.collection.lessons import StudyConfig
 from preread.collection.settings import Settings, expect_name, known
+from preread.collection.study import Studied, study
 from preread.collection.sync import OnAdded, OnFailed, Synced, add, sync
 from preread.core.answer import Answer
 from preread.core.config import build

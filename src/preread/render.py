@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from preread.core.answer import Answer, Citation, Extent
 from preread.core.paths import in_one_line
+from preread.render_study import studied
 
 if TYPE_CHECKING:
     from preread.collection.intake import Added
-    from preread.collection.lessons import Studied
     from preread.collection.states import Status
     from preread.collection.sync import Synced
     from preread.compare import Comparison
@@ -39,17 +39,6 @@ def added(result: Added) -> str:
     if result.positions:
         line += f", memory of {result.positions:,} positions ({entry.tokens / result.positions:.1f}x fewer)"
     return f"{line}, {result.seconds:.1f} s"
-
-
-def studied(result: Studied) -> str:
-    """What `study` gave on the lessons it did not teach."""
-    if not result.outcome.finished:
-        return f"stopped after {result.outcome.step} steps; the same command goes on"
-    terms = ", ".join(f"{name} {result.before[name]:.3f} -> {value:.3f}" for name, value in result.after.items())
-    helps = sum(result.after.values()) < sum(result.before.values())
-    reason = "documents went or changed meanwhile: study again" if helps else "it did not help"
-    verdict = "the adapter is in use" if result.published else f"the adapter is not used: {reason}"
-    return f"{result.outcome.step} steps in {result.outcome.seconds:.0f} s; held-out lessons: {terms}; {verdict}"
 
 
 def citation(cited: Citation) -> str:
@@ -172,6 +161,19 @@ def receipt(result: Receipt) -> str:
 def figures(rows: Sequence[dict[str, Any]]) -> str:
     """Measured figures, one a line."""
     return "\n".join(f"{r['id']:<32} {r['value']:>8.2f} {r['unit']}  ({r['low']:.2f}-{r['high']:.2f})" for r in rows)
+
+
+def gate_rates(rows: Sequence[dict[str, Any]]) -> str:
+    """How often gates accept and refuse, in %, with intervals: one collection a line."""
+    lines = [f"{'studied with':<32} {'own accepted':>24} {'n':>6} {'others refused':>24} {'n':>6}"]
+    for row in rows:
+        own, others = (
+            f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+            for value, low, high in (row["accepted"], row["refused"])
+        )
+        name = f"{row['collection']}, {row['studied_with']}"
+        lines.append(f"{name:<32} {own:>24} {row['own']:>6} {others:>24} {row['others']:>6}")
+    return "\n".join(lines)
 
 
 def evaluation(found: Mapping[str, Any]) -> str:

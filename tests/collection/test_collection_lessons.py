@@ -1,27 +1,31 @@
-"""Studying: lessons by templates or labels, an adapter in use only where it helps, gone with its document."""
+"""Lessons by number: what is asked about which passages, what is never taught, and what is taught again."""
 
 from __future__ import annotations
 
-import json
-import random
-import signal
+from collections import Counter
 from dataclasses import replace
 
 import pytest
+import torch
 
 from preread.collection.lessons import HELD_OUT, Lessons, StudyConfig
 from preread.collection.memories import Memories
-from preread.core.errors import IntegrityError, PrereadError, UnreadableDocument, UsageError
-from preread.data.questions import Question, from_template, read, what_follows, what_is_missing
-from preread.nn.answering import AnswerObjective
+from preread.core.errors import UsageError
+from preread.data.questions import GENERAL, TEMPLATES, Question
 from preread.nn.lora import LoraConfig
 from preread.training.loop import TrainingConfig
+from preread.training.selfstudy import KINDS, Written
 
-from ..conftest import SETTINGS, SHORT
+from ..conftest import story
 
 CONFIG = StudyConfig(
-    lora=LoraConfig(rank=4, dropout=0.0), training=TrainingConfig(steps=25, learning_rate=0.02), most_passages=2
+    lora=LoraConfig(rank=4, dropout=0.0),
+    training=TrainingConfig(steps=60, learning_rate=0.02),
+    most_passages=2,
+    written=0.0,
+    general=0.0,
 )
+LABELS = [Question(f"What met storm number {7 * i}?", f"the schooner {i}") for i in range(30)]
 
 
 @pytest.fixture
@@ -30,231 +34,170 @@ def learned(collection, log):
     return collection
 
 
-def test_a_helpful_adapter_is_used_and_found_again(learned, open_library):
-    before = learned.ask("What met storm number 35?", sampling=SHORT)
-    result = learned.study(config=CONFIG)
-    assert result.published
-    assert sum(result.after.values()) < sum(result.before.values())
-    assert learned.adapters.record("lloco") is not None
-    again = open_library().collection("sea")
-    answer = again.ask("What met storm number 35?", sampling=SHORT)
-    assert again.adapters.record("lloco") == learned.adapters.record("lloco")
-    assert answer.text != before.text
-
-
-def test_an_adapter_may_read_kept_keys_and_values(open_library, log):
-    collection = open_library().collection("kept", replace(SETTINGS, method="kv"))
-    collection.add(log)
-    before = collection.ask("What met storm number 35?", sampling=SHORT)
-    assert collection.study(config=CONFIG).published
-    answer = collection.ask("What met storm number 35?", sampling=SHORT)
-    assert answer.usage.tokens_read == before.usage.tokens_read
-    assert answer.text != before.text
-
-
-def test_an_adapter_that_does_not_help_is_not_used_and_not_studied_again(learned, monkeypatch):
-    harmful = StudyConfig(
-        lora=CONFIG.lora, training=TrainingConfig(steps=3, learning_rate=30.0, clip=1e9, warmup=0.0), most_passages=2
-    )
-    result = learned.study(config=harmful)
-    assert not result.published
-    monkeypatch.setattr(Lessons, "batch", lambda *_: pytest.fail("the same study was done again"))
-    assert learned.study(config=harmful) == result
-    assert learned.adapters.record("lloco") is None
-
-
-def test_an_interrupted_study_goes_on(learned, monkeypatch):
-    batch, calls = Lessons.batch, []
-
-    def stop_at_seven(self, numbers):
-        calls.append(numbers)
-        if len(calls) == 8:  # the held-out lessons, then seven steps
-            signal.raise_signal(signal.SIGINT)
-        return batch(self, numbers)
-
-    monkeypatch.setattr(Lessons, "batch", stop_at_seven)
-    with pytest.raises(KeyboardInterrupt):
-        learned.study(config=CONFIG)
-    before = len(calls)
-    monkeypatch.setattr(Lessons, "batch", lambda self, numbers: calls.append(numbers) or batch(self, numbers))
-    assert learned.study(config=CONFIG).outcome.step == 25
-    steps = [numbers[0] for numbers in calls[before:] if numbers[0] >= HELD_OUT]
-    assert steps[0] == HELD_OUT + 7 * CONFIG.rows, "seven steps were done and are not done again"
-    assert len(steps) == 25 - 7
-    left = list(learned.library.path.rglob("log.jsonl"))
-    assert left == [], "the run's own files go when the adapter is kept"
-
-
-def test_an_answer_says_when_the_adapter_has_not_seen_a_document(learned, tmp_path):
-    learned.study(config=CONFIG)
-    assert not any("taught before" in note for note in learned.ask("Who?", sampling=SHORT).notes)
-    other = tmp_path / "other.txt"
-    other.write_text("A diary of the submarine, which the captain kept until the end of the voyage.")
+@pytest.fixture
+def two(learned, tmp_path):
+    """Two documents with text of their own."""
+    other = tmp_path / "other.md"
+    other.write_text(story("submarine"), encoding="utf-8")
     learned.add(other)
-    assert any("taught before 1 of the documents" in note for note in learned.ask("Who?", sampling=SHORT).notes)
+    return learned
 
 
-def test_forgetting_a_document_takes_the_adapter_that_learned_it(learned, log):
-    learned.study(config=CONFIG)
-    folder = learned.library.path / "adapters"
-    assert list(folder.rglob("adapter_model.safetensors"))
-    learned.forget(log)
-    assert not list(folder.rglob("*.safetensors"))
-    assert learned.adapters.record("lloco") is None
+def lessons_of(collection, config=CONFIG, questions=(), known=()):
+    return Lessons(collection, collection.handle("lloco"), collection.handle("text"), questions, "a", config, known)
 
 
-def test_forgetting_takes_every_version_and_every_unfinished_run(learned, log, monkeypatch):
-    """An adapter of the document as it was, one that was superseded, and the checkpoint of one that was stopped."""
-    learned.study(config=CONFIG)
-    learned.study(config=replace(CONFIG, rows=3))
-    log.write_text(log.read_text() + "\n\nAnd then the voyage was over.\n")
-    learned.add(log)
-    batch = Lessons.batch
-
-    def stop(self, numbers):
-        if numbers[0] >= HELD_OUT:
-            signal.raise_signal(signal.SIGINT)
-        return batch(self, numbers)
-
-    monkeypatch.setattr(Lessons, "batch", stop)
-    with pytest.raises(KeyboardInterrupt):
-        learned.study(config=CONFIG)
-    folder = learned.library.path / "adapters"
-    assert len(list(folder.rglob("*.safetensors"))) >= 2
-    learned.forget(log)
-    assert not list(folder.rglob("*.safetensors"))
-    assert learned.adapters.record("lloco") is None
+def ids(lessons, numbers):
+    return [
+        (one.prompt.ids.tolist(), one.answer.tolist(), one.teacher.ids.tolist())
+        for number in numbers
+        for one in lessons.batch(number)
+    ]
 
 
-def test_an_adapter_of_a_document_that_went_meanwhile_is_not_used(learned, log, monkeypatch):
-    save = AnswerObjective.save
-
-    def forget_first(self, folder, training):
-        save(self, folder, training)
-        learned.forget(log)
-
-    monkeypatch.setattr(AnswerObjective, "save", forget_first)
-    assert not learned.study(config=CONFIG).published
-    assert learned.adapters.record("lloco") is None
-
-
-def test_an_adapter_for_other_memories_is_not_used_and_the_answer_says_so(learned, log):
-    learned.study(config=CONFIG)
-    record = learned.adapters.record("lloco")
-    learned.adapters.publish("lloco", replace(record, producer="another"))
-    assert any("other weights" in note for note in learned.ask("Who?", sampling=SHORT).notes)
-
-
-def test_an_adapter_that_goes_while_a_reader_loads_it_is_no_error(learned, log, open_library, decoders, tiny_decoder):
-    """Whoever asks reads the record first and the weights then; a `forget` may come in between."""
-    learned.study(config=CONFIG)
-    decoders["tiny"] = tiny_decoder("llama")
-    reader = open_library().collection("sea")
-    record = reader.adapters.record
-
-    def forget_then(method):
-        found = record(method)
-        reader.adapters.record = record
-        learned.forget(log)
-        return found
-
-    reader.adapters.record = forget_then
-    assert reader.adapters.attach(reader.handle("lloco"), reader.decoder) is None
-
-
-def test_a_damaged_adapter_is_refused(learned, open_library, decoders, tiny_decoder):
-    learned.study(config=CONFIG)
-    weights = next((learned.library.path / "adapters").rglob("adapter_model.safetensors"))
-    raw = bytearray(weights.read_bytes())
-    raw[-9] ^= 1
-    weights.write_bytes(raw)
-    decoders["tiny"] = tiny_decoder("llama")  # another process has not attached it yet
-    with pytest.raises(IntegrityError, match="Study again"):
-        open_library().collection("sea").ask("Who?", sampling=SHORT)
+def dictated(lessons, pieces=20):
+    """What a model could have written: a question of each kind about one piece after another, by its first words."""
+    lessons.take(Written(tuple(Question(f"Why is the sky {i}?", "Nobody knows.", GENERAL) for i in range(3)), {}))
+    for number in range(pieces):
+        _, piece = lessons.pieces.order[number % len(lessons.pieces.order)]
+        begin = " ".join(piece.passages[0].text.split()[:12])
+        made = [Question(f"{number} {kind}: {begin}?", begin, kind) for kind in KINDS]
+        lessons.take(Written(tuple(made), {}))
+    return lessons
 
 
 def test_lessons_are_a_function_of_their_number(learned):
-    def lessons():
-        return Lessons(learned, learned.handle("lloco"), learned.handle("text"), [], "a", CONFIG)
+    assert ids(lessons_of(learned), range(6)) == ids(lessons_of(learned), range(6))
+    assert ids(lessons_of(learned), [3]) == ids(lessons_of(learned), range(4))[-len(lessons_of(learned).batch(3)) :]
+    other = replace(CONFIG, training=replace(CONFIG.training, seed=1))
+    assert ids(lessons_of(learned, other), range(6)) != ids(lessons_of(learned), range(6))
 
-    a, b = lessons().batch(range(6)), lessons().batch(range(6))
-    assert [x.prompt.ids.tolist() for x in a] == [x.prompt.ids.tolist() for x in b]
-    assert len({tuple(x.answer.tolist()) for x in a}) > 1
+
+def test_the_teacher_reads_the_answer_and_the_rows_of_a_step_read_the_same(learned):
+    lessons, decode = lessons_of(learned), learned.decoder.tokenizer.decode
+    for number in range(8):
+        batch = lessons.batch(number)
+        assert 1 <= len(batch) <= CONFIG.rows
+        first = batch[0]
+        for one in batch:
+            assert decode(one.answer, skip_special_tokens=True) in " ".join(decode(one.teacher.ids).split())
+            assert one.prompt.shared == first.prompt.shared > 0
+            assert torch.equal(one.prompt.embeds, first.prompt.embeds)
+            assert torch.equal(one.teacher.ids[: one.teacher.shared], first.teacher.ids[: first.teacher.shared])
+
+
+def test_no_kind_of_question_is_both_taught_and_held_out_of_a_passage(two, monkeypatch):
+    """By what the templates were really called with."""
+    seen: set[tuple[str, str]] = set()
+    for kind, template in TEMPLATES.items():
+
+        def spy(text, draw, kind=kind, template=template):
+            seen.add((text, kind))
+            return template(text, draw)
+
+        monkeypatch.setitem(TEMPLATES, kind, spy)
+    lessons = lessons_of(two)
+    held_out = lessons.held_out()
+    held = set(seen)
+    seen.clear()
+    taught, judged = lessons.questions()
+    assert held
+    assert seen
+    assert not held & seen
+    assert len(held_out) == len(judged) <= HELD_OUT
+    assert not set(taught) & set(judged)
+    assert len({question.kind for question in lessons.taught()}) == len(TEMPLATES)
+
+
+def test_what_is_held_out_stays_so_when_documents_come(learned, tmp_path):
+    before = lessons_of(learned).pieces
+    other = tmp_path / "other.md"
+    other.write_text(story("submarine", 40), encoding="utf-8")
+    learned.add(other)
+    after = lessons_of(learned).pieces
+    own = set(before.documents)
+    kept = {unit for unit in after.withheld if unit[0] in own}
+    assert kept <= before.withheld, "nothing that was taught judges now"
+    for document, passages in after.documents.items():
+        for passage in passages:
+            for kind in KINDS:
+                unit = document, passage.index, kind
+                assert document not in own or before.withholds(*unit) == after.withholds(*unit)
+
+
+def test_written_questions_are_taught_or_held_out_by_piece_and_kind(two):
+    lessons = dictated(lessons_of(two, replace(CONFIG, written=1.0, training=replace(CONFIG.training, steps=300))))
+    held = {question.text for question, _ in lessons.held_out() if question.kind in KINDS}
+    taught, judged = lessons.questions()
+    written = {question.text for one in lessons.written[1:] for question in one.questions}
+    assert held | set(taught) == written
+    assert not held & set(taught)
+    assert held < set(judged)
+    assert 0.02 < len(held) / len(written) < 0.3
+    pairs = {text.split(" ", 1)[1] for text in held}
+    assert not pairs & {text.split(" ", 1)[1] for text in taught}, "nor is a second question of the kind about it"
+
+
+def test_shares_of_the_lessons(two):
+    config = replace(CONFIG, written=0.25, general=0.1, labelled=0.5, training=replace(CONFIG.training, steps=400))
+    lessons = dictated(lessons_of(two, config, LABELS))
+    kinds = [{question.kind for question, _ in lessons._exercises(number)} for number in range(400)]
+    shares = {
+        "general": sum(GENERAL in one for one in kinds) / 400,
+        "labelled": sum("labelled" in one for one in kinds) / 400,
+        "written": sum(bool(one & KINDS.keys()) for one in kinds) / 400,
+    }
+    assert shares["general"] == pytest.approx(0.1, abs=0.05)
+    assert shares["labelled"] == pytest.approx(0.9 * 0.5, abs=0.08)
+    assert shares["written"] == pytest.approx(0.9 * 0.5 * 0.25, abs=0.05)
+    assert lessons.to_write == 1 + -(-int(0.25 * 0.5 * 400 * 4) // len(KINDS))
+
+
+def test_a_lesson_about_the_world_has_a_memory_and_no_text(learned):
+    lessons = dictated(lessons_of(learned, replace(CONFIG, general=1.0)))
     decode = learned.decoder.tokenizer.decode
-    for lesson in a:
-        answer = decode(lesson.answer, skip_special_tokens=True)
-        assert answer in " ".join(decode(lesson.teacher.ids).split()), "the teacher reads the answer's passage"
+    for one in lessons.batch(0):
+        assert one.prompt.embeds is not None
+        assert "schooner" not in decode(one.teacher.ids)
+        assert "Why is the sky" in decode(one.teacher.ids)
+    assert lessons.questions()[0] == [], "it is no question of the documents"
 
 
-def test_labelled_questions_are_taught(learned):
-    labelled = [Question(f"What met storm number {7 * i}?", f"the schooner {i}") for i in range(30)]
-    lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), labelled, "a", CONFIG)
-    decode = learned.decoder.tokenizer.decode
-
-    def answers(numbers):
-        return {decode(lesson.answer, skip_special_tokens=True) for lesson in lessons.batch(numbers)}
-
-    held, taught = answers(range(HELD_OUT)), answers(range(HELD_OUT, 80))
-    assert held | taught == {question.answer for question in labelled}
-    assert not held & taught, "what judges the adapter is never taught"
-
-
-def test_held_out_templates_are_never_taught(learned):
-    lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), [], "a", CONFIG)
-    decode = learned.decoder.tokenizer.decode
-
-    def asked(numbers):
-        return {
-            (decode(lesson.teacher.ids).split("above.")[1], decode(lesson.answer)) for lesson in lessons.batch(numbers)
-        }
-
-    held, taught = asked(range(HELD_OUT)), asked(range(HELD_OUT, 150))
-    assert len(held) > 1
-    assert not held & taught
+def test_labelled_questions_are_taught_each_once_a_pass(learned):
+    lessons = lessons_of(learned, replace(CONFIG, labelled=1.0, rows=3), LABELS)
+    held = {question.text for question, _ in lessons.held_out()}
+    assert {question.kind for question, _ in lessons.held_out()} == {"labelled"}
+    first = len(LABELS) - len(held)
+    counted = Counter(question.text for number in range(-(-first // 3)) for question, _ in lessons._exercises(number))
+    assert set(counted) == {question.text for question in LABELS} - held
+    assert set(lessons.questions()[0]) | held == {question.text for question in LABELS}
+    again = lessons_of(learned, replace(CONFIG, labelled=1.0), [*LABELS, *LABELS])
+    assert not set(again.questions()[0]) & set(again.questions()[1]), "the same question twice is not held out once"
 
 
 def test_a_document_that_comes_during_a_study_is_not_taught(learned, tmp_path):
-    labelled = [Question("What did the submarine meet?", "nothing")] * 4
-    lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), labelled, "a", CONFIG)
+    lessons = lessons_of(learned)
     other = tmp_path / "other.md"
     other.write_text("The submarine met nothing. " * 20)
     learned.add(other)
-    read = learned.decoder.tokenizer.decode(lessons.lesson(HELD_OUT).teacher.ids)
+    asked = lessons.lesson(Question("What did the submarine meet?", "nothing"), None)
+    read = learned.decoder.tokenizer.decode(asked.teacher.ids)
     assert "submarine met nothing" not in read
 
 
-def test_a_document_forgotten_during_a_study_stops_it(learned, log, monkeypatch):
-    batch = Lessons.batch
-
-    def forget_then(self, numbers):
-        if numbers[0] == HELD_OUT + 2 * CONFIG.rows:
-            learned.forget(log)
-        return batch(self, numbers)
-
-    monkeypatch.setattr(Lessons, "batch", forget_then)
-    with pytest.raises(PrereadError, match=r"forgotten meanwhile|Add the documents again"):
-        learned.study(config=CONFIG)
-    assert not list((learned.library.path / "adapters").rglob("*.safetensors"))
-
-
-def test_a_damaged_adapter_or_record_is_studied_again(learned, open_library, decoders, tiny_decoder):
-    learned.study(config=CONFIG)
-    folder = learned.library.path / "adapters"
-    weights = next(folder.rglob("adapter_model.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-5])
-    decoders["tiny"] = tiny_decoder("llama")
-    again = open_library().collection("sea")
-    assert again.study(config=CONFIG).published
-    assert again.ask("Who?", sampling=SHORT).text is not None
-    next(folder.rglob("studied.json")).write_text("{")
-    assert again.study(config=CONFIG).published
+def test_half_of_the_lessons_are_about_what_is_known(two):
+    [known] = [entry.hash for entry in two.documents() if "log" in entry.source]
+    lessons = dictated(lessons_of(two, replace(CONFIG, written=0.5), known=[known]))
+    about = Counter(piece.passages[0].document for n in range(400) for _, piece in lessons._exercises(n)[:1])
+    assert about[known] / 400 == pytest.approx(0.5, abs=0.08)
+    none = lessons_of(two, replace(CONFIG, replay=0.0), known=[known])
+    assert known not in {piece.passages[0].document for n in range(50) for _, piece in none._exercises(n)}
 
 
 def test_some_lessons_read_the_whole_document_as_ask_does(learned):
     def positions(whole):
-        config = replace(CONFIG, whole=whole, most_passages=1)
-        lessons = Lessons(learned, learned.handle("lloco"), learned.handle("text"), [], "a", config)
-        return {len(lesson.prompt.embeds) for lesson in lessons.batch(range(6))}
+        lessons = lessons_of(learned, replace(CONFIG, whole=whole, most_passages=1))
+        return {len(one.prompt.embeds) for number in range(6) for one in lessons.batch(number)}
 
     entry = learned.documents()[0]
     stored = [s.passage for s in learned.store.passages("sea", entry.source)]
@@ -263,32 +206,22 @@ def test_some_lessons_read_the_whole_document_as_ask_does(learned):
     assert max(positions(0.0)) < whole
 
 
-def test_an_empty_collection_has_nothing_to_study(collection):
-    with pytest.raises(UsageError, match="documents in sea"):
-        collection.study(config=CONFIG)
+def test_tokens_decide_the_steps(learned):
+    few, many = (lessons_of(learned, replace(CONFIG, tokens=tokens)).steps for tokens in (20_000, 80_000))
+    assert many == pytest.approx(4 * few, rel=0.1)
+    lessons = lessons_of(learned, replace(CONFIG, tokens=20_000))
+    read = sum(
+        len(one.prompt) + len(one.teacher) + 2 * len(one.answer)
+        for number in range(lessons.steps)
+        for one in lessons.batch(number)
+    )
+    assert read == pytest.approx(20_000, rel=0.3)
 
 
-TEXT = "In the year 1901 the ship Aurora left Bergen with nine men, and none of them, the mate Olsen said, ever " * 2
-
-
-def test_templates_ask_what_the_text_answers():
-    for seed in range(20):
-        draw = random.Random(seed)
-        follows, missing = what_follows(TEXT, draw), what_is_missing(TEXT, draw)
-        quoted = follows.text.split("“")[1].split("”")[0]
-        assert f"{quoted} {follows.answer}" in " ".join(TEXT.split())
-        gap = missing.text.split("“")[1].split("”")[0]
-        assert gap.replace("____", missing.answer).replace(" ,", ",") in " ".join(TEXT.split())
-        assert missing.answer in {"1901", "Aurora", "Bergen", "Olsen"}
-    assert from_template("too short", random.Random(0)) is None
-
-
-def test_labelled_files_are_read_or_refused(tmp_path):
-    path = tmp_path / "questions.jsonl"
-    rows = [{"question": "Who?", "answer": "I"}, {"question": "Who else?", "answers": ["you", "they"]}]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    assert read(path) == [Question("Who?", "I"), Question("Who else?", "you")]
-    for bad in ('{"question": "Who?"}', "not json", '{"answer": "I"}'):
-        path.write_text(bad)
-        with pytest.raises(UnreadableDocument):
-            read(path)
+def test_text_without_prose_is_refused(collection, tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("nothing much here, in a few words.")
+    collection.add(path)
+    with pytest.raises(UsageError, match="--questions"):
+        lessons_of(collection)
+    assert lessons_of(collection, questions=LABELS).batch(0)

@@ -33,7 +33,8 @@ PHASES = {
     "discard": "preread.store.payloads:Payloads.remove",
     "list": "preread.store.catalog:Catalog.write",
     "settings": "preread.store.folder:Folder.configure",
-    "teach": "preread.collection.lessons:train",
+    "write": "preread.training.selfstudy:keep",
+    "teach": "preread.collection.study:train",
     "publish": "preread.collection.adapters:CollectionAdapters.publish",
     "forget adapters": "preread.collection.adapters:CollectionAdapters.forget",
     "forget rows": "preread.store.passages:PassageTable.delete",
@@ -112,8 +113,10 @@ def operate(round_: dict, decoder, conftest: dict) -> None:
     settings = Settings(model=round_["model"], options={"ratio": 4.0}, passage_tokens=80)
     collection = library.Library(round_["library"]).collection("sea", settings)
     draw, docs, version = random.Random(round_["seed"]), Path(round_["docs"]), round_["version"]
-    taught = StudyConfig(training=TrainingConfig(steps=1, save_every=1), rows=1)
-    wants = {"teach": "study", "publish": "study", "forget rows": "forget", "forget adapters": "forget"}
+    writes = 0.25 if round_["phase"] == "write" else 0.0  # it takes long
+    taught = StudyConfig(training=TrainingConfig(steps=1, save_every=1), rows=1, written=writes, general=0.0)
+    wants = dict.fromkeys(("write", "teach", "publish"), "study")
+    wants |= {"forget rows": "forget", "forget adapters": "forget"}
     usual = wants.get(round_["phase"], "forget" if round_["phase"] in ("scrub", "forget payloads") else "add")
     if round_["phase"] == "settings":
         usual = "study"

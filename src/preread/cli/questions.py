@@ -27,33 +27,43 @@ from preread.cli.app import (
 )
 
 WITHHELD = 3
-"""Exit code where `--strict` let no answer be written: a bar of quality was not reached."""
+"""Exit code where a bar of quality was not reached: `--strict` let no answer be written, or an adapter did not help."""
+UNFINISHED = 130
+"""Exit code where the minutes were over first; the same command goes on."""
 
 
 @app.command(name="study")
 def study_(
     collection: CollectionOption = "default",
     questions: Annotated[Path | None, typer.Option(help="Labelled questions, JSON lines.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop after this long; the next call goes on.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this long; the same command goes on.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="About how many tokens to read in all; decides the steps.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     set_: SetOption = None,
     library: LibraryOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Teach the collection's adapter to answer from its memories.
+    """Teach the collection's adapter to answer from its memories, and use it if it helps on others than it was taught.
 
-    Example: preread study --collection work --steps 200
+    Nothing has to be labelled: questions are made by templates and by the model, which answers them from the text.
+    Ctrl-C or the end of the minutes (exit code 130) loses nothing: the same command goes on. Where the adapter does
+    not help, it is not used, and the exit code is 3.
+
+    Example: preread study --collection work --minutes 30
     """
-    from preread import render
+    from preread import render_study
     from preread.collection.lessons import StudyConfig
     from preread.core.config import build
     from preread.data.questions import read
 
-    short = {"training.minutes": minutes, "training.steps": steps}
+    short = {"training.minutes": minutes, "training.steps": steps, "tokens": tokens}
     overrides = [f"{key}={value}" for key, value in short.items() if value is not None] + (set_ or [])
     target = open_collection(library, collection)
     labelled = read(questions) if questions else []
-    emit(target.study(labelled, build(StudyConfig, {}, overrides)), json_, render.studied)
+    studied = target.study(labelled, build(StudyConfig, {}, overrides))
+    emit(studied, json_, render_study.studied)
+    if not studied.published:
+        raise typer.Exit(UNFINISHED if studied.verdict is None else WITHHELD if studied.lost else 1)
 
 
 @app.command()
@@ -120,7 +130,7 @@ def demo_(
     from preread.core.config import build
     from preread.demo import demo
 
-    config = build(StudyConfig, {}, [f"training.steps={steps}"])
+    config = build(StudyConfig, {}, [f"training.steps={steps}", "written=0", "general=0"])  # it must not take long
     emit(demo(config, say, folder), json_, render.demo)
 
 

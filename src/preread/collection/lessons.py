@@ -1,43 +1,42 @@
-"""`study`: teach a collection's adapter to answer from its memories (LLoCO, arXiv 2404.07979, section 3.2).
+"""What a collection's adapter is taught (LLoCO, arXiv 2404.07979, section 3.2), by number, and what it is judged by.
 
-Questions come from the user or from templates; what the adapter learns is the distribution of the same decoder reading
-the text of the passages, so that no labels are needed.
+Questions are labelled, written by the decoder itself, made by templates, or about the world. What the adapter learns is
+the distribution of the same decoder reading the text of the passages, so that no labels are needed.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import random
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 
-from preread.collection.adapters import Record, fit_gate
 from preread.collection.context import positions, whole_document
 from preread.collection.memories import Memories
-from preread.core.config import build
-from preread.core.errors import PrereadError, UsageError
-from preread.core.method import Handle, Objective
-from preread.core.progress import progress
-from preread.core.types import Lesson, Passage, sha256
-from preread.data.questions import Question, from_template
-from preread.nn.lora import Lora, LoraConfig, digest
-from preread.training.loop import Outcome, TrainingConfig, train
+from preread.collection.pieces import Asked, Piece, Pieces, no_prose
+from preread.core.memory import Memory
+from preread.core.method import Handle
+from preread.core.types import Lesson
+from preread.data.questions import GENERAL, Question, general
+from preread.engines.base import Engine
+from preread.nn.lora import LoraConfig
+from preread.training import selfstudy
+from preread.training.loop import TrainingConfig
+from preread.training.selfstudy import Written
 
 if TYPE_CHECKING:
     from preread.library import Collection
 
 ROOM_FOR_WORDS = 512
 """Positions of the window that are left for question, template and answer."""
-DONE = "studied.json"
-"""What a finished study gave: the same study would end the same way, so it is not done again."""
-HELD_OUT = 8
-"""Lessons that are never taught, to tell whether the adapter helps."""
+HELD_OUT = 32
+"""Most questions that the adapter is judged by."""
+SIZED = 8
+"""Micro-steps whose size stands for all."""
 
 
 @dataclass(frozen=True)
@@ -46,50 +45,56 @@ class StudyConfig:
 
     Args:
         lora: shape of the adapter.
-        training: the loop's settings; paper: 3 epochs, lr 2e-5, batch 8, cosine, warm-up 0.04.
+        training: the loop's settings; paper: 3 epochs, lr 2e-5, batch 8, cosine, warm-up 0.04. Its `minutes` are those
+            of one call, the writing of questions included.
+        tokens: about how many positions student and teacher read in all lessons; decides the steps where it is given.
         ce: weight of the answers themselves.
         distil: weight of the teacher's distribution.
-        rows: lessons a micro-step.
+        rows: lessons a micro-step, all about the same passages, whose text the teacher reads once.
         most_passages: memories side by side in a lesson are drawn from 1 to this many.
         whole: share of lessons in which the student reads all of the document's memory, as `ask` does by default.
+        labelled: share of the lessons by labelled questions, where there are any.
+        written: share of the others by questions that the model writes.
+        temperature: of those questions.
+        general: share of all lessons about the world, whose teacher reads no document.
+        replay: share of the lessons about documents that the adapter in use knows, where others are new.
     """
 
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig = TrainingConfig(steps=60, learning_rate=1e-3, save_every=20)
+    tokens: int | None = None
     ce: float = 0.5
     distil: float = 1.0
-    rows: int = 2
+    rows: int = 4
     most_passages: int = 4
     whole: float = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Studied:
-    """What studying gave.
-
-    Args:
-        before: loss terms on the held-out lessons without the adapter.
-        after: the same with it.
-        published: whether the adapter is in use now: only if it lost nothing on them.
-        outcome: what the loop did.
-    """
-
-    before: dict[str, float]
-    after: dict[str, float]
-    published: bool
-    outcome: Outcome
+    labelled: float = 0.5
+    written: float = 0.25
+    temperature: float = 0.7
+    general: float = 0.05
+    replay: float = 0.5
 
 
 class Lessons:
-    """Lessons of a collection by number; the same number gives the same lesson.
+    """Lessons of a collection by number of the micro-step; the same number gives the same lessons.
 
     Args:
         collection: whose passages are asked about.
         student: the method that reads memories.
         teacher: the method that reads text.
-        questions: labelled questions; none means templates.
+        questions: labelled questions.
         adapter: name of the adapter that is taught.
         config: how it is studied.
+        known: hashes of the documents that the adapter knew when it began.
+
+    Attributes:
+        documents: hash of each document that is taught, by source. One that comes meanwhile is not.
+        known: as it was given.
+        steps: optimizer steps, the recipe's or as many as its tokens allow.
+        written: what the model wrote so far; `take` adds to it.
+
+    Raises:
+        UsageError: no question can be made from the documents, so that nothing could judge the adapter.
     """
 
     def __init__(
@@ -100,165 +105,163 @@ class Lessons:
         questions: Sequence[Question],
         adapter: str,
         config: StudyConfig,
+        known: Iterable[str] = (),
     ) -> None:
         self.collection, self.student, self.teacher = collection, student, teacher
         self.read = Memories(collection.store, student)
-        self.adapter, self.config = adapter, config
-        # Labelled questions are divided once: what is held out is never taught.
-        held = min(HELD_OUT, len(questions) // 2)
-        self.held, self.taught = list(questions[:held]), list(questions[held:])
-        # What is there now is what is taught; a document that comes while the lessons go on is not.
+        self.adapter, self.config, self.seed = adapter, config, config.training.seed
+        self.known = frozenset(known)
         self.documents = {entry.source: entry.hash for entry in collection.documents()}
-        self.passages: list[list[Passage]] = [
-            [stored.passage for stored in collection.store.passages(collection.name, source)]
-            for source in self.documents
-        ]
+        self.pieces = Pieces(
+            {
+                document: [stored.passage for stored in collection.store.passages(collection.name, source)]
+                for source, document in self.documents.items()
+            },
+            self.known,
+            self.seed,
+            config.most_passages,
+            config.whole,
+            config.replay,
+        )
+        held = min(
+            HELD_OUT // (1 if config.labelled >= 1 else 2), max(len(questions) // 4, min(1, len(questions) // 2))
+        )
+        self._held_labels = list(dict.fromkeys(questions[:held]))
+        texts = {question.text for question in self._held_labels}
+        self._labels = [question for question in questions[held:] if question.text not in texts]
+        self.written: list[Written] = []
+        self._general: list[Question] = []
+        self._asked: list[list[tuple[Piece, list[Question]]]] = [[] for _ in self.pieces.sides]
+        self._held_written: list[Asked] = []
+        self._last: tuple[Piece, list[Memory]] | None = None
+        self._held_templates = list(islice(self.pieces.to_judge(), HELD_OUT - len(self._held_labels)))
+        if not self._held_labels and not self._held_templates:
+            raise no_prose()
+        made = config.labelled if self._held_templates else 1.0  # where no template finds anything, labels are all
+        self._labelled = made if self._labels else 0.0
+        self.steps = config.training.steps if config.tokens is None else self._affordable(config.tokens)
 
-    def lesson(self, number: int) -> Lesson:
-        """One lesson: a question, the memories of some neighbouring passages, the text of the same for the teacher."""
-        draw = random.Random(f"{self.config.training.seed}/{number}")  # noqa: S311 no secret depends on it
-        labelled = self.held if number < HELD_OUT else self.taught
-        if labelled:
-            question = labelled[number % len(labelled)]
-            document, passages = self._where(question)
+    @property
+    def to_write(self) -> int:
+        """How many calls of `write` the lessons want, so that each question would be taught once, were none dropped."""
+        wanted = self.config.written * (1 - self._labelled) * self._micro_steps * self.config.rows
+        return 1 + math.ceil(wanted / len(selfstudy.KINDS))
+
+    def write(self, engine: Engine) -> Written:
+        """What the model writes next: answers to questions about the world, then questions about a piece at a time."""
+        if not self.written:
+            return selfstudy.answer_general(engine, self.teacher, general() if self.config.general else [])
+        number, (_, piece) = len(self.written), self._next_piece
+        taken = {question.text.casefold() for one in self.written for question in one.questions}
+        return selfstudy.write(
+            engine, self.teacher, piece.passages, f"{self.seed}/{number}", self.config.temperature, taken
+        )
+
+    def take(self, written: Written) -> None:
+        """Teach and hold out what `write` gave, in the order in which it was written."""
+        if not self.written:
+            self._general = list(written.questions)
         else:
-            taken = self._held_templates if number >= HELD_OUT else frozenset()
-            document, passages, question = self._from_template(draw, taken)
-        read = whole_document(self.read, document) if draw.random() < self.config.whole else self.read.load(passages)
-        if positions(read) > self.collection.decoder.window - ROOM_FOR_WORDS:
-            read = self.read.load(passages)
-        decoder = self.collection.decoder
+            side, piece = self._next_piece
+            held = [question for question in written.questions if self.pieces.withholds(*piece.start, question.kind)]
+            self._held_written += [(question, piece) for question in held]
+            if taught := [question for question in written.questions if question not in held]:
+                self._asked[side].append((piece, taught))
+        self.written.append(written)
+
+    def batch(self, number: int) -> list[Lesson]:
+        """The lessons of a micro-step."""
+        return [self.lesson(question, piece) for question, piece in self._exercises(number)]
+
+    def lesson(self, question: Question, piece: Piece | None) -> Lesson:
+        """A question to the memory of a piece, and to its text for the teacher; None finds the piece by a search."""
+        piece = piece or self._where(question)
+        decoder, text = self.collection.decoder, [] if question.kind == GENERAL else piece.passages
         end = torch.tensor([decoder.tokenizer.eos_token_id])
         return Lesson(
-            self.student.prompt(question.text, read, self.adapter),
+            self.student.prompt(question.text, self._memories(piece), self.adapter),
             torch.cat([decoder.tokens(question.answer), end]),
-            self.teacher.prompt(question.text, list(self.teacher.encode(passages))),
+            self.teacher.prompt(question.text, list(self.teacher.encode(text))),
         )
+
+    def held_out(self) -> list[Asked]:
+        """What the adapter is judged by: never taught, nor any question of the same kind about the same passage."""
+        labelled = [(question, self._where(question)) for question in self._held_labels]
+        own = [*labelled, *self._held_written]
+        alone = self._labelled >= 1 and bool(labelled)
+        return [*own, *([] if alone else self._held_templates)][:HELD_OUT]
+
+    def taught(self) -> list[Question]:
+        """Every question that is taught, once."""
+        exercises = (one for number in range(self._micro_steps) for one in self._exercises(number))
+        return list(dict.fromkeys(question for question, _ in exercises))
 
     def questions(self) -> tuple[list[str], list[str]]:
-        """Texts of the questions that are taught, and of those that are held out."""
-        count = HELD_OUT + self.config.training.steps * self.config.rows
-        if self.held:
-            return [question.text for question in self.taught], [question.text for question in self.held]
-        draws = [random.Random(f"{self.config.training.seed}/{number}") for number in range(HELD_OUT, count)]  # noqa: S311
-        taken = self._held_templates
-        return [self._from_template(draw, taken)[2].text for draw in draws], [question.text for question in taken]
+        """Texts of the questions about the documents that are taught, and of those that are held out."""
+        taught = [question.text for question in self.taught() if question.kind != GENERAL]
+        return taught, [question.text for question, _ in self.held_out()]
 
-    def batch(self, numbers: Sequence[int]) -> list[Lesson]:
-        """The lessons with these numbers."""
-        return [self.lesson(number) for number in numbers]
+    @property
+    def _next_piece(self) -> tuple[int, Piece]:
+        """What the model writes about next, and its side; after the last piece the first again."""
+        return self.pieces.order[(len(self.written) - 1) % len(self.pieces.order)]
 
-    @cached_property
-    def _held_templates(self) -> frozenset[Question]:
-        """The held-out questions made by templates; lessons that are taught leave them out."""
-        if self.held:
-            return frozenset()
-        draws = [random.Random(f"{self.config.training.seed}/{number}") for number in range(HELD_OUT)]  # noqa: S311
-        return frozenset(self._from_template(draw, frozenset())[2] for draw in draws)
+    @property
+    def _micro_steps(self) -> int:
+        return self.steps * self.config.training.accumulation
 
-    def _where(self, question: Question) -> tuple[list[Passage], list[Passage]]:
-        """The document that a labelled question is about, and its and other documents' best passages for it."""
+    def _exercises(self, number: int) -> list[tuple[Question, Piece | None]]:
+        """The questions of a micro-step, each with what it is about, if that needs no search."""
+        draw, config = random.Random(f"{self.seed}/{number}"), self.config  # noqa: S311
+        about_world, labelled, written = (draw.random() < s for s in (config.general, self._labelled, config.written))
+        if about_world and self._general:
+            piece = self.pieces.any(draw)
+            return [(question, piece) for question in _some(draw, self._general, config.rows)]
+        if labelled:
+            return [(self._label(place), None) for place in range(number * config.rows, (number + 1) * config.rows)]
+        if written and (asked := self._asked[self.pieces.side(draw)]):
+            piece, questions = draw.choice(asked)
+            return [(question, piece) for question in _some(draw, questions, config.rows)]
+        return list(self._by_template(draw))
+
+    def _label(self, place: int) -> Question:
+        """The labelled question at a place, were all lessons by labels: each once a pass, and every pass shuffled."""
+        a_pass, at = divmod(place, len(self._labels))
+        return random.Random(f"{self.seed}/labels/{a_pass}").sample(self._labels, len(self._labels))[at]  # noqa: S311
+
+    def _affordable(self, tokens: int) -> int:
+        """Optimizer steps that read so many tokens, at the size of the first lessons, without what is yet to write."""
+        read = [
+            len(one.prompt) + len(one.teacher or ()) + 2 * len(one.answer)
+            for number in range(SIZED)
+            for one in self.batch(number)
+        ]
+        return max(1, round(tokens * SIZED / sum(read) / self.config.training.accumulation))
+
+    def _by_template(self, draw: random.Random) -> list[Asked]:
+        return self.pieces.by_template(draw, self.config.rows, {question.text for question, _ in self._held_templates})
+
+    def _where(self, question: Question) -> Piece:
+        """The document that a labelled question is most likely about, and its and others' best passages for it."""
         retriever, most = self.collection.library.retriever, self.config.most_passages
+        documents = self.pieces.documents
         hits = retriever.search(self.collection.name, question.text, 5 * most)
-        known = {own[0].document: own for own in self.passages}
-        passages = [hit.passage for hit in hits if hit.passage.document in known][:most] or self.passages[0][:most]
-        return known[passages[0].document], passages
+        found = [hit.passage for hit in hits if hit.passage.document in documents][:most]
+        found = found or list(next(iter(documents.values()))[:most])
+        best, places = documents[found[0].document], {name: place for place, name in enumerate(documents)}
+        found.sort(key=lambda passage: (places[passage.document], passage.index))  # as `ask` puts them
+        draw = random.Random(f"{self.seed}/{question.text}")  # noqa: S311
+        return Piece(best, found, draw.random() < self.config.whole)
 
-    def _from_template(
-        self, draw: random.Random, taken: frozenset[Question]
-    ) -> tuple[list[Passage], list[Passage], Question]:
-        for _ in range(100):
-            document = draw.choice(self.passages)
-            count = min(draw.randint(1, self.config.most_passages), len(document))
-            first = draw.randrange(len(document) - count + 1)
-            passages = document[first : first + count]
-            question = from_template(draw.choice(passages).text, draw)
-            if question is not None and question not in taken:
-                return document, passages, question
-        raise UsageError(
-            expected="prose that questions can be made from",
-            got="100 draws without a new one: no sentence of 28 words, no name, no number",
-            consequence="Nothing was studied.",
-            remedy="Give labelled questions with --questions FILE.",
-        )
+    def _memories(self, piece: Piece) -> list[Memory]:
+        """What the student reads; that of the last piece is at hand, as the lessons of a micro-step have one piece."""
+        if self._last is None or self._last[0] is not piece:
+            read = whole_document(self.read, piece.document) if piece.whole else []
+            if not read or positions(read) > self.collection.decoder.window - ROOM_FOR_WORDS:
+                read = self.read.load(piece.passages)
+            self._last = piece, read
+        return self._last[1]
 
 
-def study(collection: Collection, questions: Sequence[Question] = (), config: StudyConfig | None = None) -> Studied:
-    """Teach the collection's adapter, or go on where an interrupted call stopped.
-
-    Raises:
-        UsageError: the collection is empty, or the method has no adapter stage.
-        KeyboardInterrupt: by the user, behind the step at hand; its checkpoint is kept.
-    """
-    config = config or StudyConfig()
-    collection.require_documents()
-    student, teacher = collection.handle(collection.settings.method), collection.handle("text")
-    decoder, embedder = collection.decoder, collection.library.retriever.embedder
-    adapters, producer = collection.adapters, student.producer("passage").key
-    documents = {entry.source: entry.hash for entry in collection.documents()}
-    decisive = replace(config, training=replace(config.training, minutes=None, save_every=1))
-    version = sha256(str(decisive), producer, str(sorted(documents.items())), *map(str, questions))[:16]
-    name, folder = adapters.name(student.name, version), adapters.folder(student.name, version)
-    if (done := _done(folder)) and (not done.published or adapters.intact(student.name, version, decoder, embedder)):
-        return done
-    lessons = Lessons(collection, student, teacher, questions, name, config)
-    torch.manual_seed(config.training.seed)
-    decoder.adapters.add(name, Lora(config.lora, decoder.projections))
-    objective = student.objective("adapter", adapter=name, ce=config.ce, distil=config.distil)
-
-    def batch(step: int) -> list[Lesson]:
-        return lessons.batch(range(HELD_OUT + step * config.rows, HELD_OUT + (step + 1) * config.rows))
-
-    held_out = lessons.batch(range(HELD_OUT))
-    objective.eval()
-    before = _loss(objective, held_out)
-    objective.train()
-    outcome = train(objective, batch, config.training, folder / "run", f"studying {collection.name}")
-    if not outcome.finished:
-        return Studied(before, before, published=False, outcome=outcome)
-    objective.eval()
-    after = _loss(objective, held_out)
-    objective.save(folder, {"before": before, "after": after, "documents": documents})
-    gate = fit_gate(folder, embedder, *lessons.questions())
-    record = Record(version, producer, documents, digest(decoder.adapters[name]), gate)
-    studied = _conclude(collection, student.name, record, Studied(before, after, published=False, outcome=outcome))
-    if not studied.published:
-        decoder.adapters.remove(name)
-    return studied
-
-
-def _conclude(collection: Collection, method: str, record: Record, studied: Studied) -> Studied:
-    """Put the adapter in use if it helps, or remove its weights; and write down what the study gave."""
-    folder = collection.adapters.folder(method, record.version)
-    helps = sum(studied.after.values()) < sum(studied.before.values())
-    with collection.store.writing():  # so that no `forget` comes between the adapter's use and its record
-        studied = replace(studied, published=helps and collection.adapters.publish(method, record))
-        shutil.rmtree(folder / "run", ignore_errors=True)  # a `forget` meanwhile has taken it
-        if not studied.published:
-            shutil.rmtree(folder, ignore_errors=True)
-        if studied.published or not helps:  # not where documents changed meanwhile: that study may be repeated
-            folder.mkdir(parents=True, exist_ok=True)
-            half = folder / f"{DONE}.part"
-            half.write_text(json.dumps(asdict(studied)), encoding="utf-8")
-            half.replace(folder / DONE)
-    return studied
-
-
-def _done(folder: Path) -> Studied | None:
-    """What a finished study of this version gave; None where there was none, or its record is damaged."""
-    try:
-        return build(Studied, json.loads((folder / DONE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, PrereadError):
-        return None
-
-
-@torch.no_grad()
-def _loss(objective: Objective, lessons: Sequence[Lesson]) -> dict[str, float]:
-    """Mean of each term over single lessons, so that long and short answers count alike."""
-    sums: dict[str, float] = {}
-    with progress("judging the adapter", len(lessons)) as advance:
-        for lesson in lessons:
-            for name, value in objective([lesson]).items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(lessons)
-            advance()
-    return sums
+def _some(draw: random.Random, questions: Sequence[Question], most: int) -> list[Question]:
+    return draw.sample(questions, min(most, len(questions)))
