@@ -78,7 +78,13 @@ def test_a_question_is_found_in_what_a_model_says(said):
 
 
 def test_every_kind_is_asked_for_behind_the_text_and_answered_from_it(teacher, passages):
-    asked = [GOOD, "Summarise what the Aurora did.", "When did the Aurora leave?", "Who came back?", "What if not?"]
+    asked = [
+        "List the men of the Aurora.",
+        "What did the Aurora do?",
+        "When did the Aurora leave?",
+        "Who came back?",
+        "What if not?",
+    ]
     engine = Scripted(teacher.decoder, asked, ["1,200 men.", "It left Bergen.", "In 1901.", "None.", "Nobody knows."])
     written = write(engine, teacher, passages, "7", 0.5, ())
     assert [(q.kind, q.text) for q in written.questions] == list(zip(KINDS, asked, strict=True))
@@ -98,11 +104,19 @@ def test_what_does_not_hold_is_dropped_and_counted(teacher, passages):
     written = write(engine, teacher, passages, "7", 0.5, {GOOD.casefold()})
     assert written.questions == ()
     assert written.dropped == {FOREIGN: 1, "too long or unfinished": 1, "asked before": 2, "nothing asked": 1}
+    odd = ["What is the text about?", "The mate said so.", "Who is the question for?", "Where did", "Is it a passage?"]
+    written = write(Scripted(teacher.decoder, odd, []), teacher, passages, "7", 0.5, ())
+    assert written.dropped == {"about the task": 3, "nothing asked": 1, "too long or unfinished": 1}
     asked = [GOOD, GOOD, "Who is the mate?", "Who came back then?", "What did the mate say?"]
     answers = ["It had 99 men.", ("Olsen's brother. He was", "length"), ("no end", "length"), "None."]
     written = write(Scripted(teacher.decoder, asked, answers), teacher, passages, "7", 0.5, ())
     assert [(q.text, q.answer) for q in written.questions] == [(asked[2], "Olsen's brother."), (asked[4], "None.")]
     assert written.dropped == {"asked before": 1, FOREIGN: 1, "no answer": 1}
+    echo = [GOOD, "It had many men.", "the Mate", f"{GOOD} Yes, many.", "None of them."]
+    asked = [asked[0], "How many were there?", asked[2], "How many men were on the Aurora then?", asked[4]]
+    written = write(Scripted(teacher.decoder, asked, echo), teacher, passages, "7", 0.5, ())
+    assert [q.text for q in written.questions] == [asked[1], asked[3], asked[4]]
+    assert written.dropped == {"no answer": 2}
 
 
 def test_the_same_seed_writes_the_same_and_reads_the_text_once(teacher, passages):

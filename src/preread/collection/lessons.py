@@ -54,7 +54,7 @@ class StudyConfig:
         most_passages: memories side by side in a lesson are drawn from 1 to this many.
         whole: share of lessons in which the student reads all of the document's memory, as `ask` does by default.
         labelled: share of the lessons by labelled questions, where there are any.
-        written: share of the others by questions that the model writes.
+        written: share of the others by questions that the model writes; a small model writes few that hold.
         temperature: of those questions.
         general: share of all lessons about the world, whose teacher reads no document.
         replay: share of the lessons about documents that the adapter in use knows, where others are new.
@@ -69,7 +69,7 @@ class StudyConfig:
     most_passages: int = 4
     whole: float = 0.25
     labelled: float = 0.5
-    written: float = 0.25
+    written: float = 0.1
     temperature: float = 0.7
     general: float = 0.05
     replay: float = 0.5

@@ -38,6 +38,9 @@ KINDS: Mapping[str, str] = {
 QUESTION_TOKENS, ANSWER_TOKENS = 48, 64
 LONGEST = 40
 """Most words of a question; a longer one is the model talking."""
+TASK = frozenset(("text", "passage", "question", "questions", "instruction", "instructions"))
+"""A question with one of these words that the text has not is about what the model was told to do."""
+FOREIGN = "a number or name that the text does not have"
 LABEL = re.compile(r"^(?:[*#\s]|\d+[.)]|(?:question|instruction|q)\s*:)+", re.IGNORECASE)
 """What models put before a question."""
 LISTED = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
@@ -92,14 +95,14 @@ def write(
     for kind, event in zip(KINDS, told, strict=True):
         question = first_question(event.text)
         seen = {*taken, *(one.casefold() for one in asked.values())}
-        if fault := _fault(question, source, seen):
+        if fault := _fault(kind, question, source, seen):
             dropped[fault] += 1
         else:
             asked[kind] = question
     questions = []
     answers = _answers(engine, teacher, list(asked.values()), memories)
     for (kind, question), answer in zip(asked.items(), answers, strict=True):
-        if not answer:
+        if not answer or answer.casefold() in question.casefold() or question.casefold() in answer.casefold():
             dropped["no answer"] += 1
         elif unsupported(answer, source):
             dropped[FOREIGN] += 1
@@ -113,9 +116,6 @@ def answer_general(engine: Engine, teacher: Handle, questions: Sequence[str]) ->
     answers = _answers(engine, teacher, questions, [])
     found = [Question(question, answer, GENERAL) for question, answer in zip(questions, answers, strict=True) if answer]
     return Written(tuple(found), {})
-
-
-FOREIGN = "a number or name that the text does not have"
 
 
 def first_question(text: str) -> str:
@@ -178,12 +178,14 @@ def keep(path: Path, written: Written) -> None:
         raise no_room(path.parent, error) from error
 
 
-def _fault(question: str, source: str, taken: Collection[str]) -> str | None:
+def _fault(kind: str, question: str, source: str, taken: Collection[str]) -> str | None:
     """What is wrong with a question, or None."""
-    if len(question.split()) < 3:
-        return "nothing asked"
-    if len(question.split()) > LONGEST or question[-1] not in ".?!":
+    if len(question.split()) > LONGEST or question[-1:] not in (*".?!", ""):
         return "too long or unfinished"
+    if len(question.split()) < 3 or (kind != "structure" and not question.endswith("?")):
+        return "nothing asked"
+    if TASK & {_plain(word) for word in TOKEN.findall(question)} - {_plain(word) for word in TOKEN.findall(source)}:
+        return "about the task"
     if question.casefold() in taken:
         return "asked before"
     return FOREIGN if unsupported(question, source) else None
