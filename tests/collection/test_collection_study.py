@@ -29,7 +29,7 @@ CONFIG = StudyConfig(
     written=0.0,
     general=0.0,
 )
-HARMFUL = replace(CONFIG, training=TrainingConfig(steps=3, learning_rate=30.0, clip=1e9, warmup=0.0))
+USELESS = replace(CONFIG, training=TrainingConfig(steps=0))
 ASK = "What met storm number 35?"
 
 
@@ -105,12 +105,12 @@ def test_what_helped_is_not_studied_again(learned, open_library, monkeypatch):
 
 
 def test_an_adapter_that_does_not_help_is_not_used_and_not_studied_again(learned, monkeypatch):
-    result = learned.study(config=HARMFUL)
+    result = learned.study(config=USELESS)
     assert not result.published
     assert result.lost
     assert not [name for name in learned.decoder.adapters if name.startswith("sea/")]
     monkeypatch.setattr(Lessons, "batch", lambda *_: pytest.fail("the same study was done again"))
-    assert learned.study(config=HARMFUL) == result
+    assert learned.study(config=USELESS) == result
     assert learned.adapters.record("lloco") is None
 
 

@@ -129,8 +129,10 @@ def _study(collection: Collection, lessons: Lessons, folder: Path, start: float,
     dropped = sum((Counter(one.dropped) for one in lessons.written), Counter())
     kinds = Counter(question.kind for question in lessons.taught())
     studied = Studied(verdict, False, outcome, dict(kinds), dict(dropped), len(lessons.known))
-    objective.save(folder, {**asdict(studied), "documents": lessons.documents})
-    gate = fit_gate(folder, collection.library.retriever.embedder, *lessons.questions())
+    gate = ""
+    if not studied.lost:
+        objective.save(folder, {**asdict(studied), "documents": lessons.documents})
+        gate = fit_gate(folder, collection.library.retriever.embedder, *lessons.questions())
     producer = lessons.student.producer("passage").key
     record = Record(folder.name, producer, lessons.documents, digest(decoder.adapters[lessons.adapter]), gate)
     return _conclude(collection, lessons.student.name, record, studied)
