@@ -61,7 +61,7 @@ class Lloco(Method):
         compressor: folder of a trained compressor, or the name of an installed one; None takes the user's own for the
             decoder, or the one that ships for it, or else starts an untrained one.
         fresh: start an untrained one even where one ships, as a training recipe does.
-        shape: shape of an untrained compressor.
+        shape: shape of an untrained compressor; an anchored one is of use to any decoder before it is trained.
     """
 
     name: ClassVar[str] = "lloco"
@@ -71,7 +71,7 @@ class Lloco(Method):
     batch_tokens: int = 4096
     compressor: Path | None = None
     fresh: bool = False
-    shape: CompressorConfig = CompressorConfig()
+    shape: CompressorConfig = CompressorConfig(summary="anchored")
 
     def __post_init__(self) -> None:
         expect_ratio(self.ratio, "Choose 4 to 32 tokens for each summary embedding.")
@@ -118,7 +118,8 @@ class LlocoHandle(Handle):
         trained = self.compressor.trained
         notes = [f"compressor: {trained.note}"] if trained.note else []
         if not trained.tokens:
-            return tuple(notes)
+            selects = self.compressor.config.summary == "anchored"
+            return (*notes, *(["its memories are the text's most surprising clauses, as they are"] if selects else []))
         positions, (low, high) = sum(memory.positions for memory in memories), trained.ratios
         past = []
         if positions > trained.positions:
