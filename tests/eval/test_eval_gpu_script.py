@@ -17,9 +17,14 @@ RECIPE = """
 model: MODEL
 tasks:
   - {kind: qa, set: tales}
+  - {kind: needle, lengths: [128], depths: [0.5], samples: 1}
 answerers:
   - {kind: none}
   - {kind: tuned, steps: 2, batch: 2, lora: {rank: 2}}
+  - kind: tuned
+    steps: 1
+    lora: {rank: 2}
+    lessons: {kind: needle, split: train, lengths: [128], depths: [0.5], samples: 1}
 """
 
 
@@ -32,6 +37,11 @@ def test_a_call_goes_on_from_what_the_last_one_left(tmp_path, data, tiny_decoder
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("MODEL", str(tmp_path / "model")))
     rows = [{**row, "text": f"Long ago. {row['text']}"} for row in ROWS]
     (data / "qa" / "tales.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split in ("train", "test"):
+        path = data / "text" / f"books.{split}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        text = "".join(f"In the {split} year {i} the harbour froze. " for i in range(200))
+        path.write_text(json.dumps({"doc_id": split, "text": text}) + "\n")
     bin_ = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}", "PREREAD_HOME": str(tmp_path / "home")}
 
@@ -44,9 +54,11 @@ def test_a_call_goes_on_from_what_the_last_one_left(tmp_path, data, tiny_decoder
     code, said = call("nothing", "first", 5)
     assert code == 0, said
     assert "tuning no context" in said
-    assert [path.name for path in sorted((tmp_path / "first").iterdir())] == ["eval", "kept.tar.gz.aa"]
+    assert [path.name for path in sorted((tmp_path / "first").iterdir())] == ["eval", "figures.jsonl", "kept.tar.gz.aa"]
     tables = json.loads((tmp_path / "first" / "eval" / "recipe.json").read_text())["tasks"]
-    assert [table["label"] for table in tables] == ["tales"]
+    assert [table["label"] for table in tables] == ["tales", "needle, random"]
+    unfit = [row["unfit"] for row in tables[1]["rows"]]
+    assert unfit[0] is unfit[2] is None, "the adapter for needles was there for both tasks"
     code, said = call("first", "second", 5)
     assert code == 0, said
     assert "tuning no context" not in said

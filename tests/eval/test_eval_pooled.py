@@ -8,6 +8,7 @@ import pytest
 
 from preread.core.intervals import pooled_interval, ratio_interval
 from preread.eval.case import Outcome, Record
+from preread.eval.gains import gains
 from preread.eval.pooled import mean_difference, mean_score, pooled_share
 from preread.eval.runner import Judged
 from preread.eval.tasks.qa import Qa
@@ -66,7 +67,7 @@ def test_one_set_alone_has_the_interval_it_has_in_its_table():
 
 
 def test_documents_are_drawn_within_their_set():
-    """Two sets that differ from each other and not within: which set counts how much is no accident, so nothing varies."""
+    """Where sets differ from each other and not within, nothing varies: how much each counts is no accident."""
     good = {name: [(1.0, 1.0)] for name in "abcd"}
     bad = {name: [(0.0, 1.0)] for name in "efgh"}
     assert pooled_interval([good, bad]) == (0.5, 0.5, 0.5)
@@ -114,3 +115,32 @@ def test_a_difference_is_of_pairs():
     higher = {name: f1(10.0 * i + 5.0) for i, name in enumerate("abcdef")}
     found = mean_difference([judged("fairytaleqa", ours=higher, theirs=scattered)], "ours", "theirs")
     assert (found.value, found.low, found.high) == pytest.approx((5.0, 5.0, 5.0))
+
+
+def test_gains_are_told_by_group_for_what_did_every_question_before_and_after():
+    def rows(metric, **labels):
+        return {label.replace("_", " "): {u: metric(*v) for u, v in units.items()} for label, units in labels.items()}
+
+    def two(set_, metric, before, after, **more):
+        named = {"lloco": {"a": before, "b": before}, "full": {"a": before, "b": before}}
+        found = rows(metric, **named)
+        found |= {f"{label}, tuned": {u: metric(*after) for u in "ab"} for label in named}
+        return judged(set_, **found, **more)
+
+    tales = two("fairytaleqa", f1, [10.0], [30.0])
+    hops = two("hotpotqa_distractor", f1, [20.0], [20.0], oracle={"a": f1(1.0), "b": f1(1.0)})
+    long = two("squality", rouge, [(8.0, 8.0, 8.0)], [(9.0, 9.0, 9.0)])
+    long.outcomes["full, tuned"][0] = Outcome("a", (), unfit="too long")
+    found = {(gain.group, gain.answerer): gain for gain in gains([tales, hops, long])}
+    assert set(found) == {
+        ("single document", "lloco"),
+        ("single document", "full"),
+        ("several documents", "lloco"),
+        ("several documents", "full"),
+        ("summarisation", "lloco"),
+        ("all", "lloco"),
+    }, "what is not tuned has no gain, and a mean over fewer documents would be of others"
+    whole = found["all", "lloco"]
+    assert (whole.sets, whole.untuned, whole.tuned) == pytest.approx((3, (10 + 20 + 8) / 3, (30 + 20 + 9) / 3))
+    assert whole.gain.value == pytest.approx(whole.tuned - whole.untuned)
+    assert not gains([judged("fairytaleqa", none={"a": f1(1.0), "b": f1(1.0)})])

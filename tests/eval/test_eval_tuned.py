@@ -16,13 +16,14 @@ from preread.core.errors import IntegrityError, Interrupted, UsageError
 from preread.core.types import text_hash
 from preread.eval.answerers.oracle import Oracle
 from preread.eval.answerers.plain import Full, Nothing
-from preread.eval.answerers.tuned import MANIFEST, UNANSWERABLE, Tuned
+from preread.eval.answerers.tuned import MANIFEST, Tuned
 from preread.eval.cache import Cache
 from preread.eval.case import Stretch, Unfit
 from preread.eval.kit import Kit
 from preread.eval.recipe import EvalRecipe
 from preread.eval.runner import run
 from preread.eval.tasks.qa import MAYBE, STYLES, Qa
+from preread.eval.taught import UNANSWERABLE
 from preread.eval.tuning import RUN, Lessons, Tuning
 from preread.nn.lora import LoraConfig, digest
 
@@ -73,7 +74,7 @@ def ready(row: Tuned, kit: Kit) -> Tuned:
 
 def lessons_of(kit, of=None, teacher=None, **changes) -> Lessons:
     row = replace(tuned(set="tales"), **changes)
-    return Lessons(kit, of or Full(), teacher, row._cases(kit), row, row._missing)
+    return Lessons(kit, of or Full(), teacher, row._taught.cases(kit), row, row._taught.missing)
 
 
 def test_it_learns_what_its_set_teaches_and_its_row_says_so(kit, cache):
@@ -218,8 +219,18 @@ def test_long_contexts_are_left_out_and_counted(kit, cache):
     left_out = int(note.split()[0])
     assert 0 < left_out < 6
     assert f"taught {6 - left_out} questions" in judged.caveats[row.label][0]
-    with pytest.raises(UsageError, match="none of 6"):
-        replace(row, max_context=9).on(Qa("tales")).ready(kit)
+
+
+def test_a_row_for_which_no_lesson_fits_is_empty_and_says_why(kit, cache, monkeypatch):
+    """Such as full books: the rest of the table stands."""
+    row = tuned(of={"kind": "full"}, max_context=9)
+    [judged] = run(kit, [Qa("tales")], [row, Nothing()], cache)
+    assert {one.unfit for one in judged.outcomes[row.label]} == {
+        "training questions that fit 9 positions as full text reads them; got none of 6"
+    }
+    assert all(one.records for one in judged.outcomes["no context"])
+    monkeypatch.setattr("preread.eval.answerers.tuned.Lessons", lambda *_: pytest.fail("it was read once more"))
+    assert row.on(Qa("tales")).ready(kit)
 
 
 def test_what_is_read_of_a_document_is_held_once_and_made_again_where_there_is_no_room(kit, monkeypatch):

@@ -71,7 +71,7 @@ def evaluate(
     if out is not None or not part:
         say(f"written: {results.write(found, judged, out or Path('results'))}")
     if figures is not None:
-        made = [] if limit is not None else quality.figures(judged, str(recipe), command, at)
+        made = [] if limit is not None else quality.figures(judged, decoder.window, str(recipe), command, at)
         publish(made, figures)
         say(f"published: {', '.join(figure.id for figure in made) or 'nothing, for which more must be judged'}")
     emit(found, json_, render.evaluation)

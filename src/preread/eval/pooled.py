@@ -21,17 +21,21 @@ from preread.eval.task import Task
 Pair = tuple[Record, Record]
 
 
-def pooled_share(judged: Sequence[Judged], label: str) -> Value | None:
+def pooled_share(
+    judged: Sequence[Judged], label: str, floor: str | None = None, ceiling: str | None = None
+) -> Value | None:
     """The share of the gap that a row recovers, from 0 to 1: sums over all tasks over sums over all tasks.
 
     Args:
-        judged: the tasks, each with a row without context and one of the full text.
+        judged: the tasks.
         label: of the row.
+        floor: of the row where the gap begins; None is the one without context.
+        ceiling: of the row where it ends; None is the one of the full text.
 
     Returns:
-        None where a task has no item that all three could do.
+        None where a task lacks one of the rows, or has no item that all three could do.
     """
-    each = [units for one in judged if (units := gaps(one, label))]
+    each = [units for one in judged if (units := gaps(one, label, floor, ceiling))]
     if not each or len(each) < len(judged):
         return None
     return Value(*pooled_interval(each), sum(len(items) for units in each for items in units.values()))

@@ -13,6 +13,7 @@ from typing import Any
 
 from preread.core.provenance import device
 from preread.eval.cache import PROTOCOL
+from preread.eval.gains import gains
 from preread.eval.kit import Kit
 from preread.eval.recipe import EvalRecipe
 from preread.eval.runner import Judged
@@ -53,6 +54,7 @@ def result(
         "weights": kit.decoder.note,
         "window": kit.decoder.window,
         "protocol": PROTOCOL,
+        "gains": [plain(gain) for gain in gains(judged)],
         "tasks": [plain(table(one, on_gpu)) for one in judged],
     }
 

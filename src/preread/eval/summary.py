@@ -95,20 +95,29 @@ def _mean(name: str, records: Iterable[Record]) -> Value:
     return Value(*interval(units), sum(map(len, units.values())))
 
 
-def gaps(judged: Judged, label: str) -> dict[str, list[tuple[float, float]]] | None:
-    """How much likelier the references are to a row, and to the full text, than without context, in nats.
+def gaps(
+    judged: Judged, label: str, floor: str | None = None, ceiling: str | None = None
+) -> dict[str, list[tuple[float, float]]] | None:
+    """How much likelier the references are to a row than to a floor, and to a ceiling than to the floor, in nats.
+
+    Args:
+        judged: a task.
+        label: of the row.
+        floor: of another; None is the one without context.
+        ceiling: of another; None is the one of the full text.
 
     Returns:
-        Both of every item that all three could do, by what an interval draws again; None without both ends.
+        Both of every item that all three could do, by what an interval draws again; None where a row is missing.
     """
     by_kind = {kind: name for name, kind in judged.kinds.items()}
-    if FLOOR not in by_kind or CEILING not in by_kind:
+    rows = [floor or by_kind.get(FLOOR), ceiling or by_kind.get(CEILING), label]
+    if any(row not in judged.outcomes for row in rows):
         return None
-    floor, ceiling, own = (_nlls(judged.outcomes[name]) for name in (by_kind[FLOOR], by_kind[CEILING], label))
+    below, above, own = (_nlls(judged.outcomes[row]) for row in rows if row is not None)
     units: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for key in own:
-        if key in floor and key in ceiling:
-            units[key[0]].append((floor[key] - own[key], floor[key] - ceiling[key]))
+        if key in below and key in above:
+            units[key[0]].append((below[key] - own[key], below[key] - above[key]))
     return dict(units)
 
 

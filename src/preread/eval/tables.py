@@ -110,6 +110,27 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Gain:
+    """What tuning gives an answerer on a group of question sets.
+
+    Args:
+        group: of the sets, or `all` of them.
+        answerer: label of the untuned row.
+        sets: how many.
+        untuned: mean over the sets of their headline metrics.
+        tuned: the same of the tuned row.
+        gain: their difference, with its interval; documents are drawn again within their sets.
+    """
+
+    group: str
+    answerer: str
+    sets: int
+    untuned: float
+    tuned: float
+    gain: Value
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What one recipe gave.
 
@@ -126,6 +147,7 @@ class Evaluation:
         tasks: a table each.
         limit: most units of a task, where there was one.
         window: positions that the decoder read at most.
+        gains: what tuning gave, where rows were judged before and after.
     """
 
     name: str
@@ -140,10 +162,11 @@ class Evaluation:
     tasks: Sequence[Table]
     limit: int | None = None
     window: int | None = None
+    gains: Sequence[Gain] = ()
 
 
-def plain(of: Table) -> dict[str, Any]:
-    """A table as JSON has it: numbers that are none are null."""
+def plain(of: Table | Gain) -> dict[str, Any]:
+    """A table or a line as JSON has it: numbers that are none are null."""
     return {key: _finite(value) for key, value in asdict(of).items()}
 
 

@@ -73,6 +73,10 @@ class Tuning:
     seed: int = 0
 
 
+class NoneFits(Unfit):
+    """There is nothing to teach: what the answerer reads of any training document is too long."""
+
+
 class Lessons:
     """Training questions as lessons, by number of the micro-step; the same number gives the same lessons.
 
@@ -94,7 +98,8 @@ class Lessons:
         limit: most positions that one may have.
 
     Raises:
-        UsageError: none fits, or the answerer reads with another decoder than the kit's.
+        NoneFits: no question does.
+        UsageError: the answerer reads with another decoder than the kit's.
     """
 
     def __init__(
@@ -120,10 +125,10 @@ class Lessons:
         self.taught = [where for where, length in lengths.items() if length <= self.limit]
         self.longest = max((lengths[where] for where in self.taught), default=0)
         if not self.taught:
-            raise UsageError(
+            raise NoneFits(
                 expected=f"training questions that fit {self.limit} positions as {answerer.label} reads them",
                 got=f"none of {self.asked}",
-                consequence="Nothing was trained or judged.",
+                consequence="The row is empty.",
                 remedy="Take an answerer that shortens the context, or a larger max_context.",
             )
 

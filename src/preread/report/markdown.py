@@ -9,6 +9,7 @@ from preread.eval.tables import Table
 from preread.report.scoreboard import Entry
 from preread.report.sections import Report, Section, ends, goal, value
 from preread.report.sheets import BOLD, Field, Sheet, grid_sheet, task_sheet
+from preread.report.tuning import PUBLISHED, gains_sheet, published
 
 MARKS = re.compile(r"[\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w)|^[#+\-=](?=[\s#+\-=]|$)")
 """What Markdown could take for its own; a `_` within a word is none."""
@@ -27,6 +28,8 @@ def markdown(report: Report) -> str:
         lines += ["", f"### {text(part)}", "", *_grid(BOARD, map(_entry, entries))]
     for number, section in enumerate(report.sections):
         lines += ["", *_section(section, first=number == 0)]
+    if any(section.evaluation.gains for section in report.sections):
+        lines += ["", "## What the paper reports", "", text(PUBLISHED), "", *_sheet(published())]
     return "\n".join(lines) + "\n"
 
 
@@ -72,6 +75,8 @@ def _section(section: Section, first: bool) -> Iterator[str]:
         yield from (*_items(section.findings), "")
     yield from _items(f"{name}: {told}" for name, told in section.facts.items())
     yield f"- Again: {code(it.command)}"
+    if gains := gains_sheet(it):
+        yield from ("", "### Before and after tuning", "", *_sheet(gains))
     for group, tables in section.groups.items():
         for table in tables:
             yield from _task(group, table)

@@ -15,6 +15,7 @@ from preread.report.outcome import standings, with_shares
 from preread.report.plots import dots, frontier
 from preread.report.sections import Report, Section, ends, goal, value
 from preread.report.sheets import BOLD, Sheet, grid_sheet, task_sheet
+from preread.report.tuning import PUBLISHED, gains_sheet, published
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Part:
     section: Section
     groups: Sequence[tuple[str, Sequence[Shown]]]
     frontier: Plot | None
+    gains: Sheet | None
 
 
 def page(report: Report) -> str:
@@ -42,7 +44,10 @@ def page(report: Report) -> str:
     with progress("drawing", sum(len(section.evaluation.tasks) for section in report.sections)) as advance:
         parts = [_part(section, advance) for section in report.sections]
     said = {"value": value, "ends": ends, "goal": goal}
-    return standalone("report", images=True, it=report, parts=parts, bold=BOLD, said=said)
+    paper = published() if any(part.gains for part in parts) else None
+    return standalone(
+        "report", images=True, it=report, parts=parts, bold=BOLD, said=said, paper=paper, about_paper=PUBLISHED
+    )
 
 
 def _part(section: Section, advance: Advance) -> Part:
@@ -51,7 +56,8 @@ def _part(section: Section, advance: Advance) -> Part:
         (group, [_shown(next(number), table, advance) for table in tables]) for group, tables in section.groups.items()
     ]
     sets = with_shares(section.evaluation)
-    return Part(section, groups, frontier(standings(sets), f", mean of {len(sets)} sets" if len(sets) > 1 else ""))
+    over = frontier(standings(sets), f", mean of {len(sets)} sets" if len(sets) > 1 else "")
+    return Part(section, groups, over, gains_sheet(section.evaluation))
 
 
 def _shown(number: int, table: Table, advance: Advance) -> Shown:

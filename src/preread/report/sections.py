@@ -35,7 +35,15 @@ class Section:
         it = self.evaluation
         part = f"no more than {it.limit} units of a task" if it.limit else ""
         model = f"{it.model}, {it.weights}" if it.weights else it.model
-        found = {"Model": model, "Part": part, "Device": it.device, "Commit": it.commit, "Date": it.date}
+        window = f"{it.window:,} positions" if it.window else ""
+        found = {
+            "Model": model,
+            "Window": window,
+            "Part": part,
+            "Device": it.device,
+            "Commit": it.commit,
+            "Date": it.date,
+        }
         return {name: value for name, value in found.items() if value}
 
     @property

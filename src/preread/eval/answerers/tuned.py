@@ -18,16 +18,17 @@ from preread.eval.answerers.plain import Full
 from preread.eval.case import Case, Item, Stretch, Unfit
 from preread.eval.kit import Kit
 from preread.eval.task import Task
-from preread.eval.tasks.qa import NO_ANSWER, Qa
+from preread.eval.tasks.qa import Qa
 from preread.eval.tasks.sets import expect
-from preread.eval.tuning import Lessons, Tuning, teach
+from preread.eval.taught import SELF_STUDY, Generated, Taught, taught
+from preread.eval.tuning import Lessons, NoneFits, Tuning, teach
 from preread.nn.lora import Lora, digest
 
-UNANSWERABLE = "unanswerable"
-"""What is taught where a question has no answer and its set asks to say so (`NO_ANSWER`)."""
 PROTOCOL = 1
 """Raised whenever the same settings would teach otherwise; older adapters are then not found."""
 MANIFEST = "manifest.json"
+NONE_FITS = "none fits"
+"""Stands in a manifest where there was nothing to teach."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,18 @@ class Tuned(Tuning, Prompted):
 
     Args:
         of: the other answerer's `kind` and settings; no context at all shows what the adapter alone remembers.
+        lessons: what it is taught instead of the set's labels: `{kind: selfstudy}` are questions that the decoder wrote
+            about the same documents; `{kind: needle, split: train}` is a generated task's part for training.
     """
 
     of: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
+    lessons: dict[str, Any] | None = None
     kind: ClassVar[str] = "tuned"
 
     def __post_init__(self) -> None:
         expect(1, documents=self.documents, questions=self.questions, steps=self.steps, batch=self.batch)
         of = self.inner.label  # made now, so that a wrong one is refused before anything is done
+        assert self._taught or self.set is None
         if not self.epochs > 0 or not self.learning_rate > 0:
             raise UsageError(
                 expected="epochs and a learning_rate above 0",
@@ -74,7 +79,9 @@ class Tuned(Tuning, Prompted):
     def label(self) -> str:
         """As tables name it: with the set where the recipe names one, and what differs from the usual training."""
         usual = Tuning()
-        told = [f"on {Path(self.set).name.split('.')[0]}"] if self.set else []
+        told = ["by self-study"] if self.lessons and self.lessons.get("kind") == SELF_STUDY else []
+        told += [f"on {Path(self.set).name.split('.')[0]}"] if self.set else []
+        told += [f"on {self._taught.label}"] if isinstance(self._taught, Generated) else []
         told += [f"lr {self.learning_rate:g}"] if self.learning_rate != usual.learning_rate else []
         told += [f"distil {self.distil:g}"] if self.distil != usual.distil else []
         return " ".join([f"{self.inner.label}, tuned", *told])
@@ -82,17 +89,17 @@ class Tuned(Tuning, Prompted):
     def key(self, kit: Kit) -> str:
         """What it reads, and every number of its adapter."""
         learned = self._manifest(kit)
-        what = self.inner.key(kit) if self.set is None else self._folder(kit).name
+        what = self._folder(kit).name if self._taught else self.inner.key(kit)
         return f"{self.kind} {what} {learned['digest'] if learned else 'not yet'}"
 
     def caveats(self, kit: Kit) -> tuple[str, ...]:
         """What it was taught, and what was left out of that."""
         learned = self._manifest(kit)
-        if not learned:
+        if not learned or not self._taught or NONE_FITS in learned:
             return self.inner.caveats(kit)
         notes = [
             f"LoRA of rank {self.lora.rank}, one for all documents, taught {learned['questions']} questions of "
-            f"{len(learned['documents'])} documents of {self.set} {self.split} in {learned['steps']} steps of "
+            f"{len(learned['documents'])} documents of {self._taught.label} in {learned['steps']} steps of "
             f"{self.batch} at {self.learning_rate:g}"
         ]
         if learned["left_out"]:
@@ -102,21 +109,25 @@ class Tuned(Tuning, Prompted):
     def trained_on(self, kit: Kit) -> frozenset[str]:
         """The documents of its training questions, also before the training, and those of what it reads."""
         learned = self._manifest(kit)
-        own = learned["documents"] if learned else [text_hash(case.document.text) for case in self._cases(kit)]
+        own = learned["documents"] if learned else self._taught.documents(kit) if self._taught else []
         return self.inner.trained_on(kit) | frozenset(own)
 
     def on(self, task: Task) -> Answerer:
         """Taught the training questions of the task's own set, where the recipe names none."""
-        return replace(self, set=task.set) if self.set is None and isinstance(task, Qa) else self
+        return replace(self, set=task.set) if self._taught is None and isinstance(task, Qa) else self
 
     def ready(self, kit: Kit, until: float | None = None) -> bool:
         """Train the adapter, unless it is there."""
-        if self.set is None or self._manifest(kit):
+        if self._taught is None or self._manifest(kit):
             return True
-        if until is not None and time.monotonic() >= until:
+        if (until is not None and time.monotonic() >= until) or not self._taught.ready(kit, until):
             return False
         teacher = Full() if self.distil else None
-        lessons = Lessons(kit, self.inner, teacher, self._cases(kit), self, self._missing)
+        try:
+            lessons = Lessons(kit, self.inner, teacher, self._taught.cases(kit), self, self._taught.missing)
+        except NoneFits as error:  # known from now on, for every document was read to see it
+            self._untaught(kit, error)
+            return True
         documents = sorted({text_hash(lessons.cases[case].document.text) for case, _ in lessons.taught})
         about = {"recipe": asdict(self), "documents": documents}
         return teach(lessons, self._folder(kit), f"tuning {self.label}", about, until)
@@ -140,11 +151,15 @@ class Tuned(Tuning, Prompted):
         learned = self._manifest(kit)
         if not learned:
             raise Unfit(
-                expected="a finished adapter" if self.set else "a task with training questions, or `set` in the recipe",
-                got="a training that has not come to its end" if self.set else "neither",
+                expected="a finished adapter"
+                if self._taught
+                else "a task with training questions, or a set or lessons",
+                got="a training that has not come to its end" if self._taught else "neither",
                 consequence="The row is empty.",
-                remedy="Run the same command again: the training goes on." if self.set else "Name a set.",
+                remedy="Run the same command again: the training goes on." if self._taught else "Name a set.",
             )
+        if NONE_FITS in learned:
+            raise NoneFits(**learned[NONE_FITS])
         folder, adapters = self._folder(kit), kit.decoder.adapters
         if folder.name not in adapters:
             lora = Lora.load(folder, kit.decoder.projections)
@@ -158,22 +173,24 @@ class Tuned(Tuning, Prompted):
             adapters.add(folder.name, lora)
         return folder.name
 
-    def _cases(self, kit: Kit) -> list[Case]:
-        """The training documents with those of their questions that have something to teach."""
-        if self.set is None:
-            return []
-        cases = Qa(self.set, self.split, self.documents, self.questions).units(kit)
-        taught = [(case, tuple(item for item in case.items if item.answers or self._missing)) for case in cases]
-        return [replace(case, items=items) for case, items in taught if items]
+    @cached_property
+    def _taught(self) -> Taught | None:
+        """Its lessons; None before it stands in the table of a set, where the recipe names neither."""
+        task = None if self.set is None else Qa(self.set, self.split, self.documents, self.questions)
+        return taught(self.lessons, task)
 
-    @property
-    def _missing(self) -> tuple[str, ...]:
-        """What is taught of a question without an answer."""
-        return (UNANSWERABLE,) if self.set is not None and Qa(self.set).style.ask == NO_ANSWER else ()
+    def _untaught(self, kit: Kit, error: NoneFits) -> None:
+        """Leave a manifest without an adapter."""
+        told = {name: getattr(error, name) for name in ("expected", "got", "consequence", "remedy")}
+        path = self._folder(kit) / MANIFEST
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f"{MANIFEST}.part")
+        half.write_text(json.dumps({"training": {NONE_FITS: told, "documents": [], "digest": NONE_FITS}}))
+        half.replace(path)
 
     def _manifest(self, kit: Kit) -> Mapping[str, Any] | None:
         """What a finished training said of itself."""
-        if self.set is None:
+        if self._taught is None:
             return None
         try:
             found: dict[str, Any] = json.loads((self._folder(kit) / MANIFEST).read_text(encoding="utf-8"))["training"]
@@ -185,13 +202,9 @@ class Tuned(Tuning, Prompted):
         """Where the adapter is or will be, named by all that decides it; found out once, for that takes a while."""
         where = kit.reader, str(kit.decoder.dtype), kit.decoder.device.type, str(kit.data)
         if where not in self._names:
-            taught = [(case.document.hash, case.items) for case in self._cases(kit)]
-            content = [
-                (text, [(i.question, i.query, i.answers or self._missing, i.evidence) for i in items])
-                for text, items in taught
-            ]
+            assert self._taught, "nobody asks where nothing is taught"
             settings = {one.name: getattr(self, one.name) for one in fields(Tuning)}
-            parts = (str(PROTOCOL), *where[:3], self.inner.key(kit), repr(content), repr(settings))
+            parts = (str(PROTOCOL), *where[:3], self.inner.key(kit), repr(self._taught.content(kit)), repr(settings))
             self._names[where] = sha256(*parts)[:16]
         return kit.work / self._names[where]
 
