@@ -96,3 +96,12 @@ def test_chat_survives_a_question_that_does_not_fit(run, shelves, type_in):
     assert json.loads(err.splitlines()[-1])["error"] == "WindowExceeded"
     [line] = out.splitlines()
     assert json.loads(line)["finish"] in ("stop", "length")
+
+
+def test_a_choice_of_adapter_that_there_is_not_is_a_mistake(run, shelves):
+    code, out, err = run("ask", HELD, "--adapter", "sometimes")
+    assert (code, out) == (2, "")
+    assert "auto, always, never" in err
+    code, out, _ = run("ask", HELD, *SHORT, "--adapter", "never", "--json")
+    assert code == 0
+    assert json.loads(out)["adapter"] is None, "no collection was studied"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
 
 from preread import render
-from preread.collection.adapters import choice_of
+from preread.collection.adapters import choice_of, fit_gate
 from preread.collection.lessons import StudyConfig
 from preread.core.errors import IntegrityError, UsageError
 from preread.core.types import Turn
@@ -15,21 +16,36 @@ from preread.data.questions import Question
 from preread.nn.lora import LoraConfig
 from preread.training.loop import TrainingConfig
 
-from ..conftest import SHORT
+from ..conftest import SETTINGS, SHORT
 
 CONFIG = StudyConfig(
-    lora=LoraConfig(rank=4, dropout=0.0), training=TrainingConfig(steps=25, learning_rate=0.02), most_passages=2
+    lora=LoraConfig(rank=4, dropout=0.0),
+    training=TrainingConfig(steps=25, learning_rate=0.02),
+    most_passages=2,
+    labelled=1.0,
+    general=0.0,
 )
 LABELLED = [Question(f"What met the storm number {7 * i} on day {i}?", f"the schooner {i}") for i in range(90)]
 LIKE = "What met the storm number 35 on day 5?"
 UNLIKE = "Name one enzyme splitting milk sugar quickly."
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the first test leaves its studied library for the others."""
+    return tmp_path_factory.mktemp("kept") / "library"
+
+
 @pytest.fixture
-def studied(collection, log):
-    collection.add(log)
-    assert collection.study(LABELLED, CONFIG).published
-    return collection
+def studied(open_library, log, kept):
+    path = open_library().path
+    if not kept.exists():
+        collection = open_library().collection("sea", SETTINGS)
+        collection.add(log)
+        assert collection.study(LABELLED, CONFIG).published
+        shutil.copytree(path, kept)
+    shutil.copytree(kept, path, dirs_exist_ok=True)
+    return open_library().collection("sea")
 
 
 def test_the_adapter_answers_what_it_was_studied_for_and_nothing_else(studied):
@@ -77,10 +93,13 @@ def test_an_adapter_from_before_gates_is_used_and_the_answer_says_so(studied):
         assert "before there were gates" in answer.adapter.why
 
 
-def test_a_gate_that_few_questions_set_accepts_all_and_says_so(collection, log):
-    collection.add(log)
-    assert collection.study(LABELLED[:16], CONFIG).published
-    answer = collection.ask(UNLIKE, sampling=SHORT)
+def test_a_gate_that_few_questions_set_accepts_all_and_says_so(studied):
+    record = studied.adapters.record("lloco")
+    folder = studied.adapters.folder("lloco", record.version)
+    texts = [question.text for question in LABELLED]
+    few = fit_gate(folder, studied.library.retriever.embedder, texts[:8], texts[8:20])
+    studied.adapters.publish("lloco", replace(record, gate=few))
+    answer = studied.ask(UNLIKE, sampling=SHORT)
     assert answer.adapter.used
     assert answer.adapter.threshold is None
     assert "too few" in answer.adapter.why
@@ -98,23 +117,24 @@ def test_another_embedders_gate_is_not_trusted(studied, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gate.json", "gate.safetensors"])
-def test_a_damaged_gate_stops_the_question_and_studying_mends_it(studied, name):
+def test_a_damaged_gate_stops_the_question_and_is_studied_anew(studied, name):
+    record, embedder = studied.adapters.record("lloco"), studied.library.retriever.embedder
+    assert studied.adapters.intact("lloco", record.version, studied.decoder, embedder)
     [file] = (studied.library.path / "adapters").rglob(name)
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(IntegrityError, match="gate of an adapter"):
         studied.ask(LIKE, sampling=SHORT)
     assert not studied.ask(LIKE, sampling=SHORT, adapter="never").adapter.used
-    assert studied.study(LABELLED, CONFIG).published
-    assert studied.ask(LIKE, sampling=SHORT).adapter.used
+    assert not studied.adapters.intact("lloco", record.version, studied.decoder, embedder), "so `study` does it again"
 
 
-def test_a_gate_that_goes_while_it_is_read_is_no_error(studied, log):
+def test_a_gate_that_goes_while_it_is_read_is_no_error(studied):
     record = studied.adapters.record
 
     def forget_then(method):
         found = record(method)
         studied.adapters.record = record
-        studied.forget(log)
+        studied.forget(studied.documents()[0].source)
         return found
 
     studied.adapters.record = forget_then
@@ -122,10 +142,10 @@ def test_a_gate_that_goes_while_it_is_read_is_no_error(studied, log):
     assert studied.adapters.choose(handle, studied.decoder, retriever, [LIKE]) == (None, None)
 
 
-def test_forgetting_takes_the_gate_and_the_receipt_is_true(studied, log):
+def test_forgetting_takes_the_gate_and_the_receipt_is_true(studied):
     folder = studied.library.path / "adapters"
     assert list(folder.rglob("gate.*"))
-    receipt = studied.forget(log)
+    receipt = studied.forget(studied.documents()[0].source)
     assert receipt.searched
     assert not list(studied.library.path.rglob("gate.*"))
 

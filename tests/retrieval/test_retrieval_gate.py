@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from preread.core.errors import FingerprintMismatch, IntegrityError
-from preread.data.questions import what_follows, what_is_missing
+from preread.data.questions import from_template, what_follows, what_is_missing
+from preread.demo import BOOK
+from preread.retrieval.embedder import Embedder
 from preread.retrieval.gate import ALPHA, ENOUGH, NEAREST, Gate, subject
 from preread.retrieval.retriever import wordings
 
@@ -104,6 +106,24 @@ def test_a_damaged_gate_is_one_clear_error(tmp_path, name):
     (tmp_path / name).unlink()
     with pytest.raises(IntegrityError, match="Study again"):
         Gate.load(tmp_path, digest, "e")
+
+
+def test_a_book_accepts_its_own_questions_and_refuses_the_worlds():
+    """The packaged embedder, templates over the packaged book, and questions that nobody asked of it."""
+    draw, words, embedder = random.Random(0), BOOK.read_text(encoding="utf-8").split(), Embedder()
+    passages = [" ".join(words[start : start + 180]) for start in range(0, len(words), 180)]
+    made = (from_template(draw.choice(passages), draw) for _ in range(330))
+    about = list(dict.fromkeys(subject(question.text) for question in made if question))
+    vectors = embedder.embed(about, "question")
+    gate = Gate.fit(vectors[:150], vectors[150:210], embedder.fingerprint)
+    own = [gate.decide(one[None]).accepted for one in vectors[210:]]
+    world = ["What is the capital of France?", "How does a vaccine work?", "Who painted the Mona Lisa?"]
+    world += ["How many bits are in a byte?", "What is the square root of 144?", "Why do leaves turn red in autumn?"]
+    asked = ["What breed was Buck's father?", "What animal did Buck kill in the fall of the year?"]
+    assert len(own) >= 80
+    assert np.mean(own) > 1 - ALPHA - 3 * math.sqrt(ALPHA * (1 - ALPHA) * (1 / len(own) + 1 / gate.calibrated))
+    assert sum(gate.decide(one[None]).accepted for one in embedder.embed(world, "question")) <= 1
+    assert all(gate.decide(one[None]).accepted for one in embedder.embed(asked, "question"))
 
 
 def test_a_question_is_about_what_it_quotes():

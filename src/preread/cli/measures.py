@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -122,6 +123,48 @@ def retrieval(
     from preread.retrieval.embedder import Embedder
 
     figures = retrieval_figures(data, default_tokenizer(), Embedder(), seed, questions)
+    publish(figures, out)
+    emit([asdict(figure) for figure in figures], json_, render.figures)
+
+
+@bench_app.command()
+def gate(
+    data: Annotated[Path, typer.Option(help="Folder with qa/ and text/.")],
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    method: Annotated[str, typer.Option(help="Whose memories the adapter learns to read (lloco, kv).")] = "lloco",
+    documents: Annotated[int, typer.Option(min=1, help="Stories that are studied.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Of the study.")] = 60,
+    split: Annotated[str, typer.Option(help="test, or valid to choose settings.")] = "test",
+    stretches: Annotated[int, typer.Option(min=1, help="Of each document of running text.")] = 4,
+    questions: Annotated[int, typer.Option(min=0, help="About the world.")] = 200,
+    folder: Annotated[
+        Path | None, typer.Option(help="Library that is studied in, kept so that a stopped run goes on.")
+    ] = None,
+    set_: SetOption = None,
+    rates: Annotated[bool, typer.Option("--rates", help="Only how often gates accept and refuse; no decoder.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Measure what an adapter costs on text that it was not studied for, forced on and behind its gate.
+
+    With --rates: how often the gates of eight question sets accept their own questions and refuse the others'.
+
+    Example: preread bench gate --data DATA --steps 60 --folder runs/gate --out results/figures.jsonl
+    """
+    from preread import render
+    from preread.bench.figures import publish
+    from preread.bench.gate import GateConfig, gate_figures
+
+    if rates:
+        from preread.bench.gate_rates import gate_rates
+        from preread.bench.holdings import default_tokenizer
+        from preread.retrieval.embedder import Embedder
+
+        found = gate_rates(data / "qa", default_tokenizer(), Embedder())
+        emit([asdict(one) for one in found], json_, render.gate_rates)
+        return
+    config = GateConfig(method, documents, steps, split, stretches, questions, tuple(set_ or ()))
+    with tempfile.TemporaryDirectory() as passing:
+        figures = gate_figures(data, folder or Path(passing), config)
     publish(figures, out)
     emit([asdict(figure) for figure in figures], json_, render.figures)
 

@@ -231,10 +231,10 @@ def fit_gate(folder: Path, embedder: Embedder, taught: Sequence[str], held_out: 
     Args:
         folder: the adapter's; the gate is written beside it.
         embedder: the library's.
-        taught: questions that it was taught.
-        held_out: further ones, drawn alike.
+        taught: questions about the documents that it was taught.
+        held_out: further ones, drawn alike; they stand for the taught ones where a short study taught none.
     """
-    own = list(dict.fromkeys(map(subject, taught)))
+    own = list(dict.fromkeys(map(subject, taught or held_out)))
     others = [one for one in dict.fromkeys(map(subject, held_out)) if one not in set(own)]
     vectors = embedder.embed([*own, *others], "question")
     return Gate.fit(vectors[: len(own)], vectors[len(own) :], embedder.fingerprint).save(folder)
