@@ -17,10 +17,8 @@ from preread.eval.answerers.plain import Nothing
 from preread.eval.case import Case, Stretch
 from preread.eval.leaks import refuse_leaks
 from preread.eval.tasks.qa import Qa
-from preread.methods import lloco
 from preread.methods.lloco.method import Lloco
 
-SHIPPED = Path(lloco.__file__).parent / "weights" / "smollm2-135m-instruct" / "manifest.json"
 TEXTS = [f"On day {i} the storm met the keeper and the lamp burned. " * 8 for i in range(6)]
 
 
@@ -78,9 +76,3 @@ def test_other_line_breaks_and_another_title_are_the_same_document(kit, compress
     with pytest.raises(UsageError):
         refuse_leaks(kit, Qa("tales"), Compressed(compressor=compressor), [case(wrapped)])
 
-
-def test_the_shipped_compressor_names_its_documents():
-    training = json.loads(SHIPPED.read_text(encoding="utf-8"))["training"]
-    named = training["documents"]
-    assert len(named) == len(set(named)) == 116
-    assert all(len(one) == 16 and int(one, 16) >= 0 for one in named)
