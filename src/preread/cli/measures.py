@@ -37,7 +37,7 @@ def compressor(
 
     A new run is estimated first, by a few of its own steps. At a terminal you are asked whether to go on.
 
-    Example: preread train compressor --recipe recipes/lloco-compressor-first.yaml --data texts --out runs/first
+    Example: preread train compressor --recipe recipes/lloco-compressor-cpu.yaml --data texts --out runs/first
     """
     from preread import recipes
     from preread.core.config import load
