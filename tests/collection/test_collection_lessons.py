@@ -10,7 +10,9 @@ import torch
 
 from preread.collection.lessons import HELD_OUT, Lessons, StudyConfig
 from preread.collection.memories import Memories
+from preread.collection.pieces import Pieces
 from preread.core.errors import UsageError
+from preread.core.types import Passage
 from preread.data.questions import GENERAL, TEMPLATES, Question
 from preread.nn.lora import LoraConfig
 from preread.training.loop import TrainingConfig
@@ -109,20 +111,48 @@ def test_no_kind_of_question_is_both_taught_and_held_out_of_a_passage(two, monke
     assert len({question.kind for question in lessons.taught()}) == len(TEMPLATES)
 
 
-def test_what_is_held_out_stays_so_when_documents_come(learned, tmp_path):
-    before = lessons_of(learned).pieces
-    other = tmp_path / "other.md"
-    other.write_text(story("submarine", 40), encoding="utf-8")
-    learned.add(other)
-    after = lessons_of(learned).pieces
-    own = set(before.documents)
-    kept = {unit for unit in after.withheld if unit[0] in own}
-    assert kept <= before.withheld, "nothing that was taught judges now"
-    for document, passages in after.documents.items():
-        for passage in passages:
-            for kind in KINDS:
-                unit = document, passage.index, kind
-                assert document not in own or before.withholds(*unit) == after.withholds(*unit)
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 2), (1, 40), (2, 30), (5, 50), (60, 200)])
+def test_what_was_taught_judges_never_when_documents_come_change_or_are_copied(first, last):
+    """By the words of passages alone: an edit before them, or another seed, brings nothing taught to the judges."""
+
+    def pieces(document, numbers, seed=0):
+        texts = [f"On day {number} the brig met storm number {number * 7} off cape Horn." for number in numbers]
+        passages = [Passage(document, i, (1,), 0, len(text), text, "", 0) for i, text in enumerate(texts)]
+        return Pieces({document: passages}, (), seed, 2, 0.0, 0.5)
+
+    before = pieces("old", range(first))
+    taught = {(words, kind) for words in before._places for kind in TEMPLATES} - before.withheld
+    assert taught
+    assert before.withheld
+    after = pieces("edited", range(-1, last), seed=7)
+    assert len(after.withheld) >= min(8, 2 * last)
+    assert not after.withheld & taught
+    assert {piece.start for _, piece in before.order} == {
+        piece.start for _, piece in pieces("copy", range(first)).order
+    }
+
+
+def test_labels_that_are_added_bring_none_to_judge_that_was_taught(learned):
+    for few, many in ((2, 3), (4, 30), (30, 300)):
+        labels = [Question(f"What met storm {7 * i}?", f"the schooner {i}") for i in range(many)]
+        before = lessons_of(learned, questions=labels[:few])
+        after = lessons_of(learned, replace(CONFIG, labelled=1.0), questions=labels[::-1])
+        held = [{question.text for question in one._held_labels} for one in (before, after)]
+        taught = {question.text for question in before._labels}
+        assert held[0]
+        assert held[1]
+        assert not held[0] & taught
+        assert not held[1] & taught
+        assert len(held[1]) <= HELD_OUT
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.5, 1.0])
+def test_the_model_writes_about_every_piece_whichever_side_is_taught(two, replay):
+    known = [two.documents()[0].hash]
+    pieces = lessons_of(two, replace(CONFIG, replay=replay), known=known).pieces
+    asked = {(p.document, p.index) for _, piece in pieces.order for p in piece.passages}
+    assert asked == {(p.document, p.index) for own in pieces.documents.values() for p in own}
+    assert all((piece.document[0].document in known) == bool(side) for side, piece in pieces.order)
 
 
 def test_written_questions_are_taught_or_held_out_by_piece_and_kind(two):

@@ -17,11 +17,11 @@ import torch
 
 from preread.collection.context import positions, whole_document
 from preread.collection.memories import Memories
-from preread.collection.pieces import Asked, Piece, Pieces, no_prose
+from preread.collection.pieces import Asked, Piece, Pieces, lot, no_prose, withholds
 from preread.core.memory import Memory
 from preread.core.method import Handle
 from preread.core.types import Lesson
-from preread.data.questions import GENERAL, Question, general
+from preread.data.questions import GENERAL, LABELLED, Question, general
 from preread.engines.base import Engine
 from preread.nn.lora import LoraConfig
 from preread.training import selfstudy
@@ -35,6 +35,8 @@ ROOM_FOR_WORDS = 512
 """Positions of the window that are left for question, template and answer."""
 HELD_OUT = 32
 """Most questions that the adapter is judged by."""
+LABELS_WITHHELD = 0.25
+"""Share of the labelled questions that are never taught, while they are not more than that."""
 SIZED = 8
 """Micro-steps whose size stands for all."""
 
@@ -123,12 +125,8 @@ class Lessons:
             config.whole,
             config.replay,
         )
-        held = min(
-            HELD_OUT // (1 if config.labelled >= 1 else 2), max(len(questions) // 4, min(1, len(questions) // 2))
-        )
-        self._held_labels = list(dict.fromkeys(questions[:held]))
-        texts = {question.text for question in self._held_labels}
-        self._labels = [question for question in questions[held:] if question.text not in texts]
+        held, self._labels = _apart(questions)
+        self._held_labels = held[: HELD_OUT if config.labelled >= 1 else HELD_OUT // 2]
         self.written: list[Written] = []
         self._general: list[Question] = []
         self._asked: list[list[tuple[Piece, list[Question]]]] = [[] for _ in self.pieces.sides]
@@ -163,7 +161,7 @@ class Lessons:
             self._general = list(written.questions)
         else:
             side, piece = self._next_piece
-            held = [question for question in written.questions if self.pieces.withholds(*piece.start, question.kind)]
+            held = [question for question in written.questions if withholds(piece.start, question.kind)]
             self._held_written += [(question, piece) for question in held]
             if taught := [question for question in written.questions if question not in held]:
                 self._asked[side].append((piece, taught))
@@ -261,6 +259,20 @@ class Lessons:
                 read = self.read.load(piece.passages)
             self._last = piece, read
         return self._last[1]
+
+
+def _apart(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
+    """Labelled questions to judge by, those first that judge longest, and to teach.
+
+    The words of each decide, so that questions which are added to a file, or stand in another order, bring none to
+    judge that was taught before, but where there was a single one.
+    """
+    by_words = {question.text: question for question in reversed(questions)}
+    lots = {words: lot((words, LABELLED)) for words in by_words}
+    ranked = sorted(lots, key=lots.__getitem__)
+    least = min(1, len(ranked) // 2)
+    held = [words for place, words in enumerate(ranked[:HELD_OUT]) if place < least or lots[words] < LABELS_WITHHELD]
+    return [by_words[words] for words in held], [question for question in questions if question.text not in held]
 
 
 def _some(draw: random.Random, questions: Sequence[Question], most: int) -> list[Question]:

@@ -16,8 +16,8 @@ WITHHELD, LEAST_WITHHELD = 0.1, 8
 ROUNDS = 3
 """Questions that are made of each such pair, at most."""
 
-Unit = tuple[str, int, str]
-"""Hash of a document, number of a passage in it, kind of question: what is taught or withheld as a whole."""
+Unit = tuple[str, str]
+"""Hash of a passage's words, kind of question: what is taught or withheld as a whole, wherever the passage stands."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +35,9 @@ class Piece:
     whole: bool = False
 
     @property
-    def start(self) -> tuple[str, int]:
-        """What questions about the same text have in common: its document and its first passage."""
-        return self.passages[0].document, self.passages[0].index
+    def start(self) -> str:
+        """What questions about the same text have in common: the hash of its first passage's words."""
+        return _words(self.passages[0])
 
 
 Asked = tuple[Question, Piece]
@@ -49,7 +49,7 @@ class Pieces:
     Args:
         documents: passages of each document in order, by its hash.
         known: hashes of the documents that the adapter knew when it began.
-        seed: decides what is withheld.
+        seed: of the order of the pieces and of the questions that judge; what is withheld does not depend on it.
         most_passages: most of a piece.
         whole: share of the pieces of which the student reads the whole document.
         replay: share of the pieces that are of known documents, where others are new.
@@ -91,31 +91,31 @@ class Pieces:
             draw.shuffle(pieces)
         order = []
         while any(left):
-            if left[side := self.side(draw)]:
-                order.append((side, left[side].pop()))
+            side = self.side(draw)
+            side = side if left[side] else 1 - side  # where a side is never drawn, or at its end
+            order.append((side, left[side].pop()))
         return order
-
-    def withholds(self, document: str, index: int, kind: str) -> bool:
-        """Whether the lot of a passage and a kind of question says that it is never taught, now or later."""
-        return _lot(self.seed, (document, index, kind)) < WITHHELD
 
     @cached_property
     def withheld(self) -> frozenset[Unit]:
-        """The passages and templates that are never taught: those with the lowest lots."""
-        units = [(p.document, p.index, kind) for own in self.documents.values() for p in own for kind in TEMPLATES]
-        lots = {unit: _lot(self.seed, unit) for unit in units}
-        least = min(LEAST_WITHHELD, len(units) // 2)
-        return frozenset(sorted(units, key=lots.__getitem__)[: max(sum(map(WITHHELD.__gt__, lots.values())), least)])
+        """The passages and templates that are never taught.
+
+        When documents come, what was taught never gets in: the least that a small collection has are of the two
+        templates of each passage that have its lowest lots, however many passages there are.
+        """
+        each = [sorted(((words, kind) for kind in TEMPLATES), key=lot) for words in self._places]
+        least = sorted({unit for units in each for unit in units[:2]}, key=lot)[:LEAST_WITHHELD]
+        return frozenset(least) | {unit for units in each for unit in units if withholds(*unit)}
 
     def to_judge(self) -> Iterator[Asked]:
         """Questions by templates that are never taught, each once."""
         draw, seen = random.Random(f"{self.seed}/judge"), set()  # noqa: S311
-        for document, index, kind in ROUNDS * draw.sample(sorted(self.withheld), len(self.withheld)):
-            own = self.documents[document]
-            question = TEMPLATES[kind](own[index].text, draw)
+        for words, kind in ROUNDS * draw.sample(sorted(self.withheld), len(self.withheld)):
+            passage, own = self._places[words]
+            question = TEMPLATES[kind](passage.text, draw)
             if question is not None and question.text not in seen:
                 seen.add(question.text)
-                yield question, Piece(own, [own[index]], draw.random() < self.whole)
+                yield question, Piece(own, [passage], draw.random() < self.whole)
 
     def by_template(self, draw: random.Random, most: int, but: Collection[str]) -> list[Asked]:
         """Some questions about one piece that may be taught.
@@ -132,13 +132,32 @@ class Pieces:
             piece = self.any(draw)
             made: dict[str, Question] = {}
             for passage in (draw.choice(piece.passages) for _ in range(4 * most)):
-                kinds = [kind for kind in TEMPLATES if (passage.document, passage.index, kind) not in self.withheld]
+                words = _words(passage)
+                kinds = [kind for kind in TEMPLATES if (words, kind) not in self.withheld]
                 question = from_template(passage.text, draw, kinds)
                 if question is not None and question.text not in but:
                     made[question.text] = question
             if made:
                 return [(question, piece) for question in list(made.values())[:most]]
         raise no_prose()
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Passage, Sequence[Passage]]]:
+        """A passage with these words, by their hash, and all passages of its document."""
+        return {_words(passage): (passage, own) for own in self.documents.values() for passage in own}
+
+
+def withholds(words: str, kind: str) -> bool:
+    """Whether the lot of some words and a kind of question says that it is never taught, now or later."""
+    return lot((words, kind)) < WITHHELD
+
+
+def lot(unit: Unit) -> float:
+    """A number in [0, 1) that a unit keeps when documents come or change and under any seed.
+
+    So what was withheld stays so, and an adapter that is taught further is not judged by what it was taught before.
+    """
+    return int(sha256(*unit)[:12], 16) / 16**12
 
 
 def no_prose() -> UsageError:
@@ -151,6 +170,6 @@ def no_prose() -> UsageError:
     )
 
 
-def _lot(seed: int, unit: Unit) -> float:
-    """A number in [0, 1) that a unit keeps when the collection changes, so that what was withheld stays so."""
-    return int(sha256(str(seed), *map(str, unit))[:12], 16) / 16**12
+def _words(passage: Passage) -> str:
+    """Hash of a passage's words: kept where its document changes elsewhere, and shared with a copy of the passage."""
+    return sha256(" ".join(passage.text.split()))
