@@ -100,6 +100,9 @@ class Compressor(nn.Module):
                 consequence="Nothing was compressed.",
                 remedy="Choose a larger ratio or shorter segments.",
             )
+        if self.config.summary == "anchored" and not (self.training or self.up.any()):
+            kept = self._kept(segments, lengths)  # nothing was learned that could be added: the states are not needed
+            return [self.decoder.embed(ids[at]).float() for ids, at in zip(segments, kept, strict=True)]
         start = self.decoder.embed(self.decoder.start_ids if self.config.start else self.decoder.start_ids[:0])
         heads = [
             torch.cat([start, before.to(start), self.decoder.embed(ids)])
@@ -125,13 +128,16 @@ class Compressor(nn.Module):
         if self.config.summary == "pooled":
             means = [pooled(own.float(), even(len(own), n)) for own, n in zip(states, lengths, strict=True)]
             return [self._norm(mean + mean @ self.down @ self.up) for mean in means]
-        kept = [
-            anchors(surprise, n, self._clauses.split(ids))
-            for ids, surprise, n in zip(segments, self._surprise(segments), lengths, strict=True)
-        ]
         return [
             self.decoder.embed(ids[at]).float() + self._norm(pooled(own.float(), at)) @ self.down @ self.up
-            for own, ids, at in zip(states, segments, kept, strict=True)
+            for own, ids, at in zip(states, segments, self._kept(segments, lengths), strict=True)
+        ]
+
+    def _kept(self, segments: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+        """[N] positions of each segment's anchors."""
+        return [
+            anchors(surprise, n, self._clauses.split(ids))
+            for ids, surprise, n in zip(segments, self._surprise(segments), lengths, strict=True)
         ]
 
     @torch.no_grad()
