@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from preread.collection import study as studying
+from preread.collection.adapters import CollectionAdapters
 from preread.collection.lessons import Lessons, StudyConfig
-from preread.core.errors import IntegrityError, PrereadError, UsageError
+from preread.core.errors import IntegrityError, LibraryBusy, PrereadError, UsageError
 from preread.data.questions import Question
 from preread.engines.base import Event
 from preread.library import Library
@@ -374,6 +375,45 @@ def test_a_damaged_adapter_or_record_is_studied_again(learned, open_library, dec
     assert again.ask("Who?", sampling=SHORT).text is not None
     next(folder.rglob("studied.json")).write_text("{")
     assert again.study(config=CONFIG).published
+
+
+def test_a_second_study_of_a_collection_waits_for_the_first_to_end(learned, log, monkeypatch):
+    batch, tried = Lessons.batch, []
+
+    def another(self, number):
+        with pytest.raises(LibraryBusy, match="still runs"):
+            learned.study(config=replace(CONFIG, rows=1))
+        tried.append(number)
+        return batch(self, number)
+
+    monkeypatch.setattr(Lessons, "batch", another)
+    assert learned.study(config=CONFIG).published
+    assert tried
+    monkeypatch.undo()
+    learned.forget(log)
+    assert not (learned.library.path / "adapters").exists() or not list(
+        (learned.library.path / "adapters").rglob("*.*")
+    )
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "further"])
+def test_one_that_was_killed_after_its_adapter_came_into_use_is_done(learned, more, monkeypatch, again):
+    if again:
+        learned.study(config=CONFIG)
+        learned.add(more)
+    publish = CollectionAdapters.publish
+
+    def killed(self, *arguments):
+        assert publish(self, *arguments)
+        raise MemoryError
+
+    monkeypatch.setattr(CollectionAdapters, "publish", killed)
+    with pytest.raises(MemoryError):
+        learned.study(config=CONFIG)
+    monkeypatch.undo()
+    monkeypatch.setattr(Lessons, "batch", lambda *_: pytest.fail("what is in use was studied again"))
+    assert learned.study(config=CONFIG).published
+    assert not list((learned.library.path / "adapters").rglob("run"))
 
 
 def test_an_empty_collection_has_nothing_to_study(collection):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -28,10 +30,11 @@ KINDS, UNITS = ["a", "a", "b", "b", "b"], ["1", "1", "2", "3", "3"]
 @torch.no_grad()
 def nll(decoder, lesson, adapter):
     """By transformers' own forward pass."""
-    ids = torch.cat([lesson.prompt.ids, lesson.answer])
+    answer = lesson.answer[:-1]
+    ids = torch.cat([lesson.prompt.ids, answer])
     with decoder.adapters.use(adapter):
         logits = decoder.model(ids[None]).logits[0]
-    return float(F.cross_entropy(logits[len(lesson.prompt) - 1 : -1], lesson.answer))
+    return float(F.cross_entropy(logits[len(lesson.prompt) - 1 : -1], answer))
 
 
 def test_a_verdict_is_the_mean_of_its_questions(decoder):
@@ -45,6 +48,12 @@ def test_a_verdict_is_the_mean_of_its_questions(decoder):
     assert found.better == sum(a < b for a, b in zip(after, before, strict=True))
     assert found.kinds["b"] == pytest.approx((3, sum(before[2:]) / 3, sum(after[2:]) / 3), abs=1e-5)
     assert found.helps == (found.after < found.before and found.after <= found.in_use)
+
+
+def test_what_ends_an_answer_is_not_judged(decoder):
+    """An adapter that learned nothing but to end answers would be put in use, else."""
+    ended = [replace(one, answer=torch.cat([one.answer[:-1], torch.tensor([2])])) for one in LESSONS]
+    assert judge(decoder, ended, KINDS, UNITS, "new") == judge(decoder, LESSONS, KINDS, UNITS, "new")
 
 
 def test_the_same_is_no_help_and_one_text_bounds_nothing(decoder):

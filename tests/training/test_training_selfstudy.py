@@ -142,7 +142,9 @@ def test_questions_about_the_world_are_answered_without_a_text(teacher):
 
 def test_a_file_cut_anywhere_is_gone_on_with(tmp_path):
     path = tmp_path / "questions.jsonl"
-    all_ = [Written((Question(f"Wer heißt {i}?", "“Ja”", "use"),), {FOREIGN: i}) for i in range(3)]
+    all_ = [
+        Written((Question(f"Wer heißt {i}?", "“Ja”\u2028und\x85 \r\n\x1c", "use"),), {FOREIGN: i}) for i in range(3)
+    ]
     for one in all_:
         keep(path, one)
     raw = path.read_bytes()
@@ -153,6 +155,19 @@ def test_a_file_cut_anywhere_is_gone_on_with(tmp_path):
         for one in all_[whole:]:
             keep(path, one)
         assert path.read_bytes() == raw
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\n", b"{", b"\x00", b'"', b"\\ud800"])
+def test_a_damaged_line_and_those_behind_it_are_written_again(tmp_path, damage):
+    path = tmp_path / "questions.jsonl"
+    all_ = [Written((Question(f"Who is {i}?", "Mary", "use"),), {}) for i in range(3)]
+    for one in all_:
+        keep(path, one)
+    raw = path.read_bytes()
+    at = raw.index(b"\n") + 5
+    path.write_bytes(raw[:at] + damage + raw[at + 1 :])
+    assert load(path) == all_[:1]
+    assert path.read_bytes() == raw[: raw.index(b"\n") + 1]
 
 
 def test_a_folder_that_was_taken_away_is_said(tmp_path):

@@ -6,17 +6,19 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock, Timeout
 
 from preread.collection.adapters import CollectionAdapters, Record, fit_gate
 from preread.collection.lessons import Lessons, StudyConfig
 from preread.core.config import build
-from preread.core.errors import IntegrityError, PrereadError
+from preread.core.errors import IntegrityError, LibraryBusy, PrereadError
 from preread.core.method import Handle
 from preread.core.progress import progress
 from preread.core.types import sha256
@@ -70,11 +72,42 @@ def study(collection: Collection, questions: Sequence[Question] = (), config: St
 
     Raises:
         UsageError: the collection is empty, or the method has no adapter stage, or there is nothing to ask about.
+        LibraryBusy: the collection is being studied already.
         KeyboardInterrupt: by the user; what was written and learned up to the step at hand is kept.
     """
-    config, start = config or StudyConfig(), time.monotonic()
+    start = time.monotonic()
     collection.require_documents()
-    student, teacher = collection.handle(collection.settings.method), collection.handle("text")
+    student = collection.handle(collection.settings.method)
+    with _alone(collection, student):
+        return _studied(collection, student, questions, config or StudyConfig(), start)
+
+
+@contextmanager
+def _alone(collection: Collection, student: Handle) -> Iterator[None]:
+    """Keep a second study away: it would write into the same run, or replace what it was not held against."""
+    path = collection.adapters.folder(student.name, "").with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LibraryBusy(
+            expected=f"to be the only one who studies {collection.name}",
+            got="another study of it, which still runs",
+            consequence="Nothing was studied.",
+            remedy="Wait for it to end and repeat the command; asking works meanwhile.",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _studied(
+    collection: Collection, student: Handle, questions: Sequence[Question], config: StudyConfig, start: float
+) -> Studied:
+    """As `study`, which nobody else does meanwhile."""
+    teacher = collection.handle("text")
     decoder, adapters = collection.decoder, collection.adapters
     documents = {entry.source: entry.hash for entry in collection.documents()}
     decisive = replace(config, training=replace(config.training, minutes=None, save_every=1))
@@ -162,16 +195,23 @@ def _conclude(collection: Collection, method: str, record: Record, studied: Stud
     """Put the adapter in use if it helps, or remove its weights; and write down what the study gave."""
     folder = collection.adapters.folder(method, record.version)
     with collection.store.writing():  # so that no `forget` comes between the adapter's use and its record
-        studied = replace(studied, published=not studied.lost and collection.adapters.publish(method, record))
-        shutil.rmtree(folder / RUN, ignore_errors=True)  # a `forget` meanwhile has taken it
-        if not studied.published:
-            shutil.rmtree(folder, ignore_errors=True)
-        if studied.published or studied.lost:  # not where documents changed meanwhile: that study may be repeated
-            folder.mkdir(parents=True, exist_ok=True)
-            half = folder / f"{DONE}.part"
-            half.write_text(json.dumps(asdict(studied)), encoding="utf-8")
-            half.replace(folder / DONE)
+        if not studied.lost:
+            studied = replace(studied, published=True)
+            _note(folder, studied)  # first: killed in between, what is in use is not taught once more
+            studied = replace(studied, published=collection.adapters.publish(method, record))
+        # A `forget` meanwhile has taken it. Where documents changed, nothing is noted: that study may be repeated.
+        shutil.rmtree(folder / RUN if studied.published else folder, ignore_errors=True)
+        if studied.lost:
+            _note(folder, studied)
     return studied
+
+
+def _note(folder: Path, studied: Studied) -> None:
+    """Write down what a study gave, in one write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = folder / f"{DONE}.part"
+    half.write_text(json.dumps(asdict(studied)), encoding="utf-8")
+    half.replace(folder / DONE)
 
 
 def _done(collection: Collection, student: Handle, task: str, record: Record | None) -> Studied | None:
@@ -181,7 +221,9 @@ def _done(collection: Collection, student: Handle, task: str, record: Record | N
     embedder = collection.library.retriever.embedder
     if not collection.adapters.intact(student.name, record.version, collection.decoder, embedder):
         return None
-    return _read(collection.adapters.folder(student.name, record.version))
+    folder = collection.adapters.folder(student.name, record.version)
+    shutil.rmtree(folder / RUN, ignore_errors=True)  # left where the study was killed when it was all but over
+    return _read(folder)
 
 
 def _read(folder: Path) -> Studied | None:

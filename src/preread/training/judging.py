@@ -1,4 +1,8 @@
-"""Whether an adapter helps: the likelihood of answers that it was never taught, against the bare decoder."""
+"""Whether an adapter helps: the likelihood of answers that it was never taught, against the bare decoder.
+
+The token that ends an answer is not judged: to end is learned first, from any answers at all, and short ones are half
+made of it.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +58,7 @@ def judge(
 
     Args:
         decoder: with the adapters attached.
-        lessons: held-out ones, at least one.
+        lessons: held-out ones, at least one; each answer has a token before the one that ends it.
         kinds: of each lesson's question.
         units: what each lesson's question is about; questions of one unit rise and fall together.
         adapter: name of what is judged.
@@ -64,8 +68,8 @@ def judge(
     with progress("judging the adapter", len(columns) * len(lessons)) as advance:
         for name, found in columns.items():
             for lesson in lessons:
-                prompt = replace(lesson.prompt, adapter=name)
-                found.append(answer_nats(decoder, [prompt], [lesson.answer])[0] / len(lesson.answer))
+                prompt, answer = replace(lesson.prompt, adapter=name), lesson.answer[:-1]
+                found.append(answer_nats(decoder, [prompt], [answer])[0] / len(answer))
                 advance()
     before, after = np.array(columns[None]), np.array(columns[adapter])
     gains: dict[str, list[tuple[float, float]]] = {}

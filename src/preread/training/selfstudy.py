@@ -142,17 +142,17 @@ def load(path: Path) -> list[Written]:
     """What a stopped run wrote, up to the first line that is not whole, behind which the file is cut."""
     if not path.exists():
         return []
-    found, lines = [], path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    found, lines = [], path.read_bytes().splitlines(keepends=True)  # text would end lines at letters such as U+2028
     for line in lines:
         try:
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 break
             found.append(build(Written, json.loads(line)))
         except (ValueError, TypeError, PrereadError):
             break
     if len(found) < len(lines):
         half = path.with_name(f"{path.name}.part")
-        half.write_text("".join(lines[: len(found)]), encoding="utf-8")
+        half.write_bytes(b"".join(lines[: len(found)]))
         half.replace(path)
     return found
 
