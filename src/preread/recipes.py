@@ -106,24 +106,24 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
         UsageError: an unknown method, as the method's own settings say, or the folder is another recipe's.
     """
     start, steps, seconds = time.perf_counter(), 0, 0.0
-    with _prepared(recipe, data) as run:
+    with _prepared(recipe, data) as prepared:
         phases = list(_phases(recipe))
         for number, phase in enumerate(phases, start=1):
             last = number == len(phases)
             where = folder if last else folder / f"phase-{number}"
-            objective = run.objective(phase)
+            objective = prepared.objective(phase)
             if number > 1:
                 objective.load(folder / f"phase-{number - 1}" / TRAINED)
             what = f"{recipe.method} {recipe.stage}" + (f", phase {number} of {len(phases)}" if recipe.phases else "")
             # What else decides the numbers than the loop's settings, and what does not change them left out.
             rest = dump(replace(phase, training=TrainingConfig(), held_out=[], held_out_batches=0))
             loop = replace(phase.training, minutes=_left(phase.training.minutes, start))
-            outcome = train(objective, run.batches(phase), loop, where, what, rest)
+            outcome = train(objective, prepared.batches(phase), loop, where, what, rest)
             steps, seconds = steps + outcome.step, seconds + outcome.seconds
             if not outcome.finished:
                 break
-            held_out = run.held_out(phase, objective) if last else {}
-            objective.save(where / TRAINED, provenance(recipe, phase, run.corpus, outcome, held_out))
+            held_out = prepared.held_out(phase, objective) if last else {}
+            objective.save(where / TRAINED, provenance(recipe, phase, prepared.corpus, outcome, held_out))
     return replace(outcome, step=steps, seconds=seconds)
 
 
@@ -133,11 +133,11 @@ def estimate(recipe: Recipe, data: Path) -> Estimate:
     Raises:
         UsageError: as `run`.
     """
-    with _prepared(recipe, data) as run:
+    with _prepared(recipe, data) as prepared:
         costs = [
             cost(
-                run.objective(phase),
-                run.batches(phase),
+                prepared.objective(phase),
+                prepared.batches(phase),
                 phase.training,
                 phase.training.accumulation * phase.rows * phase.window,
             )
@@ -177,10 +177,9 @@ def install(folder: Path, name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Prepared:
     """What a recipe trains and on what, while its method is attached."""
 
-    recipe: Recipe
     data: Path
     handle: Handle
     decoder: Decoder
@@ -219,7 +218,7 @@ class _Run:
 
 
 @contextmanager
-def _prepared(recipe: Recipe, data: Path) -> Iterator[_Run]:
+def _prepared(recipe: Recipe, data: Path) -> Iterator[_Prepared]:
     if recipe.method not in METHODS:
         raise UsageError(
             expected=f"a method ({', '.join(METHODS)})",
@@ -232,7 +231,7 @@ def _prepared(recipe: Recipe, data: Path) -> Iterator[_Run]:
     torch.manual_seed(recipe.training.seed)
     handle: Handle
     with build(METHODS[recipe.method], recipe.settings).attach(decoder) as handle:
-        yield _Run(recipe, data, handle, decoder, corpus)
+        yield _Prepared(data, handle, decoder, corpus)
 
 
 def _phases(recipe: Recipe) -> Iterator[Recipe]:

@@ -45,7 +45,7 @@ def compressor(
 
     changes = [*(set_ or []), *([f"model={json.dumps(model)}"] if model else [])]
     chosen = load(recipes.Recipe, recipe, changes)
-    if estimate or not (yes or (out / NAME).exists()):
+    if estimate or not (yes or any(out.rglob(NAME))):  # of any phase
         cost = recipes.estimate(chosen, data)
         if estimate:
             emit(cost, json_, lambda found: found.line)
