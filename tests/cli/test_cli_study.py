@@ -50,6 +50,28 @@ def test_the_end_of_the_minutes_is_130_and_the_same_command_goes_on(learned):
     assert study(learned, "--steps", "10", "--minutes", "60")[0] == 0
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--minutes", "-1"),
+        ("--tokens", "0"),
+        ("--steps", "-1"),
+        ("--set", "rows=0"),
+        ("--set", "most_passages=0"),
+        ("--set", "written=1.5"),
+        ("--set", "temperature=-1"),
+        ("--set", "replay=.nan"),
+        ("--questions", "/nowhere/at/all.jsonl"),
+    ],
+    ids=" ".join,
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(learned, wrong):
+    code, out, err = study(learned, *wrong)
+    assert (code > 0, out) == (True, "")
+    assert "preread: Expected" in err
+    assert "nothing" in err.lower() or "not read" in err
+
+
 def test_tokens_and_labels_decide_what_is_taught(learned, tmp_path):
     labels = tmp_path / "labels.jsonl"
     rows = [{"question": f"What met storm number {7 * i}?", "answer": "the schooner"} for i in range(8)]

@@ -63,9 +63,18 @@ def test_questions_about_the_world_are_single_ones():
 def test_labelled_files_are_read_or_refused(tmp_path):
     path = tmp_path / "questions.jsonl"
     rows = [{"question": "Who?", "answer": "I"}, {"question": "Who else?", "answers": ["you", "they"]}]
+    rows += [{"question": " How many? ", "answer": 0}, {"question": "Which?", "answers": "the brig"}]
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert read(path) == [Question("Who?", "I"), Question("Who else?", "you")]
-    for bad in ('{"question": "Who?"}', "not json", '{"answer": "I"}'):
+    labelled = {"Who?": "I", "Who else?": "you", "How many?": "0", "Which?": "the brig"}
+    assert read(path) == [Question(*pair) for pair in labelled.items()]
+    odd = ('{"a": 1}', "[null]", '" "', "[[]]", "null", "[]")
+    for bad in (
+        "",
+        '{"question": "Who?"}',
+        "not json",
+        '{"answer": "I"}',
+        *(f'{{"question": "?", "answers": {x}}}' for x in odd),
+    ):
         path.write_text(bad)
         with pytest.raises(UnreadableDocument):
             read(path)

@@ -18,6 +18,7 @@ import torch
 from preread.collection.context import positions, whole_document
 from preread.collection.memories import Memories
 from preread.collection.pieces import Asked, Piece, Pieces, lot, no_prose, withholds
+from preread.core.errors import UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle
 from preread.core.types import Lesson
@@ -75,6 +76,21 @@ class StudyConfig:
     temperature: float = 0.7
     general: float = 0.05
     replay: float = 0.5
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("whole", "labelled", "written", "general", "replay")}
+        wrong = {name: share for name, share in shares.items() if not 0 <= share <= 1}
+        counts = {"rows": self.rows, "most_passages": self.most_passages, "tokens": self.tokens}
+        wrong |= {name: count for name, count in counts.items() if count is not None and count < 1}
+        amounts = {"temperature": self.temperature, "training.minutes": self.training.minutes or 0.0}
+        wrong |= {name: amount for name, amount in amounts.items() if not amount >= 0}
+        if wrong:
+            raise UsageError(
+                expected="shares of 0 to 1, counts of 1 or more, no temperature or minutes below 0",
+                got=", ".join(f"{name}={value:g}" for name, value in wrong.items()),
+                consequence="Nothing was studied.",
+                remedy="Correct it: --tokens, --minutes, or --set.",
+            )
 
 
 class Lessons:

@@ -99,20 +99,32 @@ def read(path: Path) -> list[Question]:
     """Labelled questions: JSON lines with `question` and `answer`, or `answers` of which the first is taught.
 
     Raises:
-        UnreadableDocument: not JSON lines, or a line without a question or an answer.
+        UnreadableDocument: not JSON lines, none at all, or a line without the words of a question or an answer.
     """
     questions = []
     for number, record in enumerate(records(path), start=1):
-        answers = record.get("answers") or [record.get("answer")]
-        if not record.get("question") or not answers[0]:
-            raise UnreadableDocument(
-                expected=f'"question" and "answer" on line {number} of {path}',
-                got=", ".join(sorted(record)) or "nothing",
-                consequence="Nothing was studied.",
-                remedy='Write one JSON object a line, such as {"question": "...", "answer": "..."}.',
-            )
-        questions.append(Question(str(record["question"]), str(answers[0])))
+        answers = record.get("answers") or record.get("answer")
+        question, answer = _said(record.get("question")), _said(answers[0] if isinstance(answers, list) else answers)
+        if not question or not answer:
+            raise _unlabelled(f"on line {number} of {path}", ", ".join(sorted(record)) or "nothing")
+        questions.append(Question(question, answer))
+    if not questions:
+        raise _unlabelled(f"in {path}", "an empty file")
     return questions
+
+
+def _said(value: object) -> str:
+    """The words of a JSON value; empty where it is no text or number, or has none."""
+    return str(value).strip() if isinstance(value, str | int | float) else ""
+
+
+def _unlabelled(where: str, got: str) -> UnreadableDocument:
+    return UnreadableDocument(
+        expected=f'"question" and "answer", with words, {where}',
+        got=got,
+        consequence="Nothing was asked or taught.",
+        remedy='Write one JSON object a line, such as {"question": "...", "answer": "..."}.',
+    )
 
 
 def _line(text: str) -> str:
