@@ -39,6 +39,8 @@ def told(quiz: Quiz) -> list[str]:
         said.append(f"from now on text: {part}{rest}")
     if quiz.left:
         said.append(f"not asked yet: {render.count(quiz.left, 'passage')}; the same command goes on")
+    if quiz.unplaced:
+        said.append(f"left out: {render.count(quiz.unplaced, 'labelled question')} that a search finds no passage for")
     if quiz.passed is False:
         below = [one for page in quiz.pages for one in page.passages if _is_below(one, quiz.min_kept)]
         rest = (

@@ -155,6 +155,20 @@ def test_labelled_questions_go_to_the_passage_that_holds_their_answer(of):
     assert question.answer in text[passage.start : passage.end]
 
 
+def test_a_labelled_question_about_another_document_is_left_out_and_said(of, monkeypatch):
+    monkeypatch.setattr(probing, "FOUND", 1)
+    collection = of(text=lambda name: story(name, 20))
+    one = next(entry.source for entry in collection.documents() if "brig" in entry.source)
+    question = Question("What did the schooner meet on day 5?", "On day 5 the schooner met storm number 35")
+    found = quiz(collection, one, [question], QuizConfig(per_page=1))
+    assert found.unplaced == 1
+    assert question.text not in {a.question for page in found.pages for p in page.passages for a in p.asked}
+    assert "left out: 1 labelled question that" in kept_map.lines(found)
+    found = quiz(collection, questions=[question], config=QuizConfig(per_page=1))
+    assert found.unplaced == 0
+    assert "left out" not in kept_map.lines(found)
+
+
 @pytest.fixture
 def clear_cut(monkeypatch):
     """Every answer is worth 5 nats a token without context, 1 behind text and 3 behind a memory."""
@@ -195,6 +209,19 @@ def test_no_more_tokens_stay_text_than_allowed_and_other_documents_keep_their_ma
     assert 0.5 < found.with_text < 1
     assert {page.source for page in found.pages} == {one}
     assert kept_before <= AsText(collection.store, "sea").places()
+
+
+def test_what_is_not_asked_yet_stays_as_it_was(of, clear_cut):
+    collection = of()
+    whole = quiz(collection, config=replace(ALL, keep_text=0.5))
+    places = AsText(collection.store, "sea").places()
+    assert places
+    none = quiz(collection, config=replace(ALL, minutes=0))
+    assert (none.asked, none.as_text, none.text_tokens) == (0, whole.as_text, whole.text_tokens)
+    assert AsText(collection.store, "sea").places() == places
+    some = quiz(collection, whole.pages[0].source, config=replace(ALL, keep_text=0.0))
+    assert some.as_text == 0
+    assert AsText(collection.store, "sea").places() < places
 
 
 def test_forgetting_leaves_nothing_of_a_quiz(of):

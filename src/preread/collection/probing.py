@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ VERSION = "quiz-1"
 """Changes with anything that changes a number; what was asked before is then asked again."""
 ROOM_FOR_WORDS = 512
 """Positions of the window that are left for question, template and answer."""
+FOUND = 20
+"""Passages among which the one that a labelled question is about is looked for."""
 TRIES = 4
 """Draws for each question that is wanted of a passage; one without names or prose gives fewer questions."""
 
@@ -60,18 +62,22 @@ class Probe:
 
 
 def probes(
-    collection: Collection, entries: Sequence[Entry], labelled: Sequence[Question], per_page: int, seed: int
+    collection: Collection,
+    entries: Sequence[Entry],
+    labelled: Mapping[tuple[str, int], Sequence[Question]],
+    per_page: int,
+    seed: int,
 ) -> list[Probe]:
     """Every passage of some documents, in order, with the questions that templates draw from it and the labelled ones.
 
     Args:
         collection: whose documents they are.
         entries: the documents.
-        labelled: each goes to the passage that a search for question and answer finds in one of them.
+        labelled: as `placed` gives them.
         per_page: questions that are drawn from a page; every passage of it has one at least.
         seed: of the draws.
     """
-    theirs, found = _placed(collection, entries, labelled), []
+    found = []
     for _, page in groupby(_passages(collection, entries), lambda probe: probe.page):
         group = list(page)
         count = math.ceil(per_page / len(group))
@@ -79,7 +85,7 @@ def probes(
             at = probe.passage.index
             draw = random.Random(f"{seed}/{probe.entry.hash}/{at}")  # noqa: S311  # no secret depends on it
             drawn = _drawn(probe.passage.text, draw, count)
-            found.append(replace(probe, questions=(*drawn, *theirs.get((probe.entry.source, at), []))))
+            found.append(replace(probe, questions=(*drawn, *labelled.get((probe.entry.source, at), ()))))
     return found
 
 
@@ -97,17 +103,20 @@ def _drawn(text: str, draw: random.Random, count: int) -> list[Question]:
     return list(dict.fromkeys(question for question in made if question is not None))[:count]
 
 
-def _placed(
+def placed(
     collection: Collection, entries: Sequence[Entry], labelled: Sequence[Question]
 ) -> dict[tuple[str, int], list[Question]]:
-    """Labelled questions by the passage that a search for question and answer finds in one of the documents."""
+    """Labelled questions by source and number of the passage that a search for question and answer finds.
+
+    One for which it finds none in these documents is left out.
+    """
     sources = {entry.source for entry in entries}
-    placed: dict[tuple[str, int], list[Question]] = {}
+    found: dict[tuple[str, int], list[Question]] = {}
     for question in labelled:
-        hits = collection.library.retriever.search(collection.name, f"{question.text} {question.answer}", 20)
+        hits = collection.library.retriever.search(collection.name, f"{question.text} {question.answer}", FOUND)
         if best := next((hit for hit in hits if hit.source in sources), None):
-            placed.setdefault((best.source, best.passage.index), []).append(question)
-    return placed
+            found.setdefault((best.source, best.passage.index), []).append(question)
+    return found
 
 
 class Prober:

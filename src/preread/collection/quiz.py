@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from preread.collection.as_text import AsText
+from preread.collection.as_text import AsText, Place, place
 from preread.collection.kept import Asked, Kept, kept, kept_by_kind, weakest
-from preread.collection.probing import Probe, Prober, probes
+from preread.collection.probing import Probe, Prober, placed, probes
 from preread.core.errors import Interrupted, UsageError
 from preread.core.progress import progress
 from preread.core.stopping import deferred_interrupt
@@ -102,6 +102,7 @@ class Quiz:
         asked: of how many a question was asked.
         unmeasured: of how many of those the text did not help, so that nothing is known of their memory.
         left: how many are still to be asked, because the time was over.
+        unplaced: labelled questions that were not asked, for a search finds none of these passages for them.
         as_text: how many stay text from now on.
         text_tokens: tokens of those, out of `tokens`.
         tokens: of the documents.
@@ -121,6 +122,7 @@ class Quiz:
     asked: int
     unmeasured: int
     left: int
+    unplaced: int
     as_text: int
     text_tokens: int
     tokens: int
@@ -151,13 +153,16 @@ def quiz(
     collection.require_documents()
     entries = collection.documents() if document is None else [collection.entry(document)]
     prober = Prober(collection, config.adapter)
-    parts = probes(collection, entries, questions, config.per_page, config.seed)
+    labelled = placed(collection, entries, questions)
+    parts = probes(collection, entries, labelled, config.per_page, config.seed)
     asked = _ask_all(prober, parts, config, start)
     total = sum(entry.tokens for entry in entries)
     tokens = {number: len(part.passage.ids) for number, part in enumerate(parts)}
-    chosen = weakest(asked, tokens, config.min_kept, config.keep_text * total)
-    stay = [(entry, [parts[n].passage.index for n in chosen if parts[n].entry is entry]) for entry in entries]
-    AsText(collection.store, collection.name).mark(stay)
+    marks = AsText(collection.store, collection.name)
+    chosen = _marked(parts, marks.places()) - asked.keys()  # what is not asked yet stays as an earlier quiz left it
+    room = config.keep_text * total - sum(tokens[number] for number in chosen)
+    chosen |= weakest(asked, tokens, config.min_kept, room)
+    marks.mark((entry, [parts[n].passage.index for n in chosen if parts[n].entry is entry]) for entry in entries)
     found = kept(asked.values())
     mended = kept(_as_text(own) if number in chosen else own for number, own in asked.items())
     return Quiz(
@@ -172,6 +177,7 @@ def quiz(
         asked=sum(bool(own) for own in asked.values()),
         unmeasured=sum(bool(own) and kept([own]).value is None for own in asked.values()),
         left=len(parts) - len(asked),
+        unplaced=len(questions) - sum(map(len, labelled.values())),
         as_text=len(chosen),
         text_tokens=sum(tokens[number] for number in chosen),
         tokens=total,
@@ -217,6 +223,11 @@ def _pages(parts: Sequence[Probe], asked: Mapping[int, tuple[Asked, ...]], chose
         first, share = parts[numbers[0]], kept(asked.get(number, ()) for number in numbers)
         found.append(Page(first.entry.source, first.entry.title, first.place, share, probed))
     return tuple(found)
+
+
+def _marked(parts: Sequence[Probe], places: frozenset[Place]) -> frozenset[int]:
+    """Numbers of the passages that stayed text so far."""
+    return frozenset(number for number, part in enumerate(parts) if place(part.passage) in places)
 
 
 def _as_text(asked: Sequence[Asked]) -> tuple[Asked, ...]:
