@@ -30,7 +30,7 @@ def told(quiz: Quiz) -> list[str]:
     """What the map comes to, a sentence a line."""
     kinds = ", ".join(f"{kind} {share(one)} of {one.questions:,}" for kind, one in quiz.kinds.items())
     asked = f"{render.count(quiz.asked, 'passage')} of {quiz.passages:,} asked"
-    said = [f"memory keeps {interval(quiz.kept)} of what the text tells ({kinds or 'no questions'}); {asked}"]
+    said = [f"{headline(quiz)} ({kinds or 'no questions'}); {asked}"]
     if quiz.unmeasured:
         said.append(f"unmeasured: {render.count(quiz.unmeasured, 'passage')} whose text does not help to answer")
     if quiz.as_text:
@@ -50,9 +50,18 @@ def told(quiz: Quiz) -> list[str]:
     return said
 
 
+def headline(quiz: Quiz) -> str:
+    """What memory keeps of all that was asked, in words."""
+    if quiz.kept.value is None:
+        return "what memory keeps could not be measured"
+    return f"memory keeps {interval(quiz.kept)} of what the text tells"
+
+
 def page(quiz: Quiz) -> str:
     """The whole page."""
-    return standalone("quiz", it=quiz, share=share, interval=interval, length=length, told=told(quiz))
+    return standalone(
+        "quiz", it=quiz, share=share, interval=interval, length=length, headline=headline(quiz), told=told(quiz)
+    )
 
 
 def share(kept: Kept) -> str:

@@ -144,6 +144,8 @@ def test_no_time_asks_nothing_and_says_so(of):
     found = quiz(of(), config=QuizConfig(minutes=0))
     assert (found.asked, found.left, found.passed, found.kept.value) == (0, found.passages, None, None)
     assert "the same command goes on" in kept_map.lines(found)
+    assert "what memory keeps could not be measured (no questions)" in kept_map.lines(found)
+    assert "<h1>What memory keeps could not be measured</h1>" in kept_map.page(found)
 
 
 def test_labelled_questions_go_to_the_passage_that_holds_their_answer(of):
@@ -261,11 +263,11 @@ def test_the_page_needs_nothing_else_and_no_text_is_markup(of):
     assert made.count("<details") == made.count("</details>") > 0
 
 
-def test_the_lines_have_a_bar_a_page_and_every_document_by_name(of):
+def test_the_lines_have_a_bar_a_page_and_every_document_by_name(of, clear_cut):
     collection = of()
     found = quiz(collection, config=ALL)
     told = kept_map.lines(found).splitlines()
     bars = [line for line in told if "####" in line or "...." in line]
     assert len(bars) == len(found.pages)
     assert all(entry.title in told for entry in collection.documents())
-    assert any(line.startswith("memory keeps ") for line in told)
+    assert any(line.startswith("memory keeps 50% (50% to 50%) of what the text tells (") for line in told)

@@ -81,7 +81,7 @@ def choose(
         pieces = of_document(hits[0].source, passages, whole_document(memories, passages), texts)
     else:
         pieces = swapped(hits, memories.load(passages), texts)
-    note = f"{len(texts)} of the passages that were found stay text (`preread quiz`) and were read so"
+    note = f"{len(texts)} of the passages that were found stay text (`preread quiz`) and are read so where they fit"
     return Chosen(hits, pieces, whole, texts, [note] if texts else [])
 
 
