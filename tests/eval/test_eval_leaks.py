@@ -75,4 +75,3 @@ def test_other_line_breaks_and_another_title_are_the_same_document(kit, compress
     wrapped = TEXTS[0].replace(". ", ".\n\n").replace(" the ", "\u00a0the ")
     with pytest.raises(UsageError):
         refuse_leaks(kit, Qa("tales"), Compressed(compressor=compressor), [case(wrapped)])
-

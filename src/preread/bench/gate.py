@@ -96,6 +96,8 @@ def gate_figures(data: Path, folder: Path, config: GateConfig, model: str = "def
         UnreadableDocument: a file is missing.
         UsageError: the adapter did not help on its own lessons, so there is none to judge.
     """
+    for path in _files(config):  # now, and not when the study is over
+        next(records(data / path), None)
     collection = _studied(data, folder, config, model)
     texts = _read(collection, list(_stretches(data, collection, config)), "running text")
     asked = _read(collection, list(_asked(data, collection, config)), "questions about the world")
@@ -121,6 +123,12 @@ def change(readings: Iterable[Reading], how: str) -> Interval:
         units.setdefault(f"{one.kind}/{one.document}", []).append((getattr(one, how) - one.bare, one.tokens))
     value, low, high = (100 * math.expm1(nats) for nats in ratio_interval(units))
     return value, low, high
+
+
+def _files(config: GateConfig) -> list[str]:
+    """All that is read, below the folder of data: the stories, the questions, the text of each kind."""
+    questions = QUESTIONS.format(split="test" if config.split == "test" else "train")
+    return [STUDIED, questions, *(f"text/{kind}.{config.split}.jsonl.xz" for kind in TEXTS)]
 
 
 def _studied(data: Path, folder: Path, config: GateConfig, model: str) -> Collection:
@@ -150,8 +158,8 @@ Asked = tuple[str, str, str, Prompt, Sequence[int]]
 def _stretches(data: Path, collection: Collection, config: GateConfig) -> Iterator[Asked]:
     """Passages of running text, evenly over each document; each is read behind the start token alone."""
     handle, tokenizer = collection.handle(config.method), collection.decoder.tokenizer
-    for kind in TEXTS:
-        for row in records(data / "text" / f"{kind}.{config.split}.jsonl.xz"):
+    for kind, path in zip(TEXTS, _files(config)[2:], strict=True):
+        for row in records(data / path):
             passages = split(Document(row["doc_id"], row["title"], row["text"]), tokenizer, PASSAGE_TOKENS)
             count = min(config.stretches, len(passages))
             for passage in (passages[i * len(passages) // count] for i in range(count)):
@@ -163,8 +171,7 @@ def _stretches(data: Path, collection: Collection, config: GateConfig) -> Iterat
 def _asked(data: Path, collection: Collection, config: GateConfig) -> Iterator[Asked]:
     """Questions without any context, and their first answer."""
     handle = collection.handle(config.method)
-    split_of_questions = "test" if config.split == "test" else "train"
-    for row in islice(records(data / QUESTIONS.format(split=split_of_questions)), config.questions):
+    for row in islice(records(data / _files(config)[1]), config.questions):
         [question] = row["questions"]
         answer = collection.decoder.tokens(question["answers"][0]).tolist()
         yield "questions", row["doc_id"], question["question"], handle.prompt(question["question"], []), answer

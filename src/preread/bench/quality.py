@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from preread.bench.figures import Figure
 from preread.core.intervals import interval
 from preread.eval.answerers import ANSWERERS
-from preread.eval.pooled import mean_difference, mean_score, pooled_share, records
+from preread.eval.pooled import mean_difference, mean_score, pooled_share, records, whole
 from preread.eval.results import TUNED, sets_reported, widest
 from preread.eval.runner import Judged
 from preread.eval.summary import CEILING, table
@@ -73,6 +74,7 @@ def figures(judged: Sequence[Judged], window: int, recipe: str, command: str, co
             commit=commit,
         )
         for one in made
+        if isfinite(one.value.value)  # where full text tells nothing, or labels teach nothing, there is no share of it
     ]
 
 
@@ -111,10 +113,10 @@ def _gaps(asked: Sequence[Judged]) -> Iterator[Made]:
 def _tuned(asked: Sequence[Judged]) -> Iterator[Made]:
     """By how much the tuned memory leads each kind of rival, in points of the sets' mean score."""
     sets = _of(asked, TUNED_SETS)
-    if not _whole(sets, TUNED_ROW):
+    if not whole(sets, TUNED_ROW):
         return
     for name, rows in RIVALS.items():
-        scores = {row: mean_score(sets, row) for row in rows if _whole(sets, row)}
+        scores = {row: mean_score(sets, row) for row in rows if whole(sets, row)}
         if not scores:
             continue
         best = max(scores, key=lambda row: scores[row])
@@ -143,7 +145,7 @@ def _needles(judged: Sequence[Judged], window: int) -> Iterator[Made]:
             if row in one.outcomes
             else []
         )
-        if far and _whole([one], row):
+        if far and whole([one], row):
             units: dict[str, list[tuple[float, float]]] = {}
             for record in far:
                 units.setdefault(record.unit, []).append((record.scores[one.task.headline] / 100, 1.0))
@@ -159,13 +161,6 @@ def _of(asked: Sequence[Judged], labels: Sequence[str]) -> list[Judged]:
     """The question sets of these names; none unless all were judged."""
     found = {one.task.label: one for one in asked}
     return [found[label] for label in labels] if set(labels) <= found.keys() else []
-
-
-def _whole(sets: Sequence[Judged], row: str) -> bool:
-    """Whether the row was judged on every unit of every one of some sets."""
-    return bool(sets) and all(
-        row in one.outcomes and not any(outcome.unfit for outcome in one.outcomes[row]) for one in sets
-    )
 
 
 def _note(sets: Sequence[Judged], row: str) -> str:

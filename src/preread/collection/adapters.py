@@ -158,7 +158,9 @@ class CollectionAdapters:
             before = self.record(method)
             self._write({method: asdict(record)})
             if before and before.version != record.version:
-                shutil.rmtree(self.folder(method, before.version))
+                folder = self.folder(method, before.version)
+                if folder.exists():  # somebody may have removed a damaged one, and studied again as they were told
+                    shutil.rmtree(folder)
             return True
 
     def forget(self, sources: Collection[str] | None) -> None:

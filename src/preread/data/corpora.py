@@ -169,7 +169,7 @@ def _kept(shard: Path | None) -> Corpus | None:
     try:
         with shard.open("rb") as file, np.load(file, allow_pickle=False) as held:  # it leaves a damaged file open
             return Corpus(held["tokens"], held["bounds"], tuple(held["documents"].tolist()))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):  # one bit may say "encrypted"
         return None
 
 

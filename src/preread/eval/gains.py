@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from preread.eval.pooled import mean_difference, mean_score
+from preread.eval.pooled import mean_difference, mean_score, whole
 from preread.eval.runner import Judged
 from preread.eval.tables import Gain
 
@@ -36,12 +36,8 @@ def _gains(group: str, sets: Sequence[Judged]) -> list[Gain]:
     found = []
     for tuned in sets[0].outcomes:
         answerer = tuned.removesuffix(TUNED)
-        if answerer == tuned or not all(_whole(one, answerer) and _whole(one, tuned) for one in sets):
+        if answerer == tuned or not (whole(sets, answerer) and whole(sets, tuned)):
             continue
         before, after = mean_score(sets, answerer), mean_score(sets, tuned)
         found.append(Gain(group, answerer, len(sets), before, after, mean_difference(sets, tuned, answerer)))
     return found
-
-
-def _whole(judged: Judged, label: str) -> bool:
-    return label in judged.outcomes and not any(outcome.unfit for outcome in judged.outcomes[label])

@@ -41,6 +41,14 @@ def pooled_share(
     return Value(*pooled_interval(each), sum(len(items) for units in each for items in units.values()))
 
 
+def whole(judged: Sequence[Judged], label: str) -> bool:
+    """Whether a row was judged on every unit of every one of some tasks, each of which has any."""
+    return bool(judged) and all(
+        label in one.outcomes and records(one, label) and not any(outcome.unfit for outcome in one.outcomes[label])
+        for one in judged
+    )
+
+
 def mean_score(judged: Sequence[Judged], label: str) -> float:
     """The mean over tasks of a row's headline metric."""
     return mean(score(one.task, records(one, label)) for one in judged)

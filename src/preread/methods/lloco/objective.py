@@ -54,6 +54,9 @@ class CompressObjective(Objective):
         ratios: smallest and largest ratio, drawn log-uniformly.
         detach_every: compressions after which gradients stop.
         top_k: how much of the teacher's distribution is used.
+
+    Raises:
+        UsageError: a range is none, or there are fewer distractors than none.
     """
 
     def __init__(
@@ -71,6 +74,10 @@ class CompressObjective(Objective):
         top_k: int = 16,
     ) -> None:
         super().__init__()
+        _require_range("segment_tokens", segment_tokens)
+        _require_range("ratios", ratios)
+        if distractors < 0:
+            raise _senseless("distractors of at least 0", str(distractors))
         self.compressor = compressor.requires_grad_(True).train()
         self.lm, self.distil, self.reconstruct, self.general = lm, distil, reconstruct, general
         self.distractors = distractors
@@ -82,7 +89,8 @@ class CompressObjective(Objective):
         """Loss terms `lm`, `distil`, `reconstruct` and `general`, those of weight zero left out.
 
         Raises:
-            UsageError: other documents' memories are asked for, and there is but one document.
+            UsageError: other documents' memories are asked for, and there is but one document; or two of the shortest
+                segments are longer than the window.
         """
         self._require_others(len(batch.ids))
         generator = torch.Generator().manual_seed(batch.seed)
@@ -154,6 +162,8 @@ class CompressObjective(Objective):
 
     def _draw(self, generator: torch.Generator, window: int) -> tuple[int, float, bool]:
         low, high = self.segment_tokens
+        if window < 2 * low:
+            raise _senseless(f"a window of two segments at least, {2 * low} tokens", str(window))
         # At least two segments, or there would be nothing to predict from a memory.
         length = int(torch.randint(low, min(high, window // 2) + 1, (), generator=generator))
         u = float(torch.rand((), generator=generator))
@@ -240,3 +250,12 @@ class CompressObjective(Objective):
                 for row, head, ids in zip(states, heads, segments, strict=True)
             ]
         )
+
+
+def _require_range(name: str, ends: tuple[float, float]) -> None:
+    if not 1 <= ends[0] <= ends[1]:
+        raise _senseless(f"{name} as a smallest of at least 1 and a largest", f"{ends[0]:g} to {ends[1]:g}")
+
+
+def _senseless(expected: str, got: str) -> UsageError:
+    return UsageError(expected, got, "Nothing was trained.", "Correct it in the recipe.")
