@@ -128,6 +128,15 @@ def test_a_damaged_gate_stops_the_question_and_is_studied_anew(studied, name):
     assert not studied.adapters.intact("lloco", record.version, studied.decoder, embedder), "so `study` does it again"
 
 
+def test_a_folder_that_somebody_removed_does_not_stop_the_next_study(studied):
+    before = studied.adapters.record("lloco").version
+    shutil.rmtree(studied.adapters.folder("lloco", before))
+    again = replace(CONFIG, training=replace(CONFIG.training, seed=3))
+    assert studied.study(LABELLED, again).published
+    assert studied.adapters.record("lloco").version != before
+    assert studied.ask(LIKE, sampling=SHORT).adapter.used
+
+
 def test_a_gate_that_goes_while_it_is_read_is_no_error(studied):
     record = studied.adapters.record
 
