@@ -108,6 +108,13 @@ def test_the_gain_without_labels_is_a_share_of_the_gain_with_them():
     assert found["lloco.selfstudy_share_of_labels"].value == pytest.approx(0.25)
 
 
+def test_a_share_of_nothing_is_no_figure():
+    """Where labels taught nothing, what is gained without them is a share of nothing, and no number."""
+    nll = {"no context": 6.0, "full text": 1.0, UNTUNED_ROW: 5.0, LABELLED_ROW: 5.0, STUDIED_ROW: 4.5}
+    rows = {label: [{"nll": value}, {"nll": value}] for label, value in nll.items()}
+    assert not published([of(Qa(name), rows) for name in STUDIED_SETS])
+
+
 def needles(kind, hits, length):
     at = (("length", length), ("depth", 0.5))
     label = f"needle, {kind}"

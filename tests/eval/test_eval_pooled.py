@@ -144,3 +144,5 @@ def test_gains_are_told_by_group_for_what_did_every_question_before_and_after():
     assert (whole.sets, whole.untuned, whole.tuned) == pytest.approx((3, (10 + 20 + 8) / 3, (30 + 20 + 9) / 3))
     assert whole.gain.value == pytest.approx(whole.tuned - whole.untuned)
     assert not gains([judged("fairytaleqa", none={"a": f1(1.0), "b": f1(1.0)})])
+    empty = judged("fairytaleqa", lloco={}, **{"lloco, tuned": {}})
+    assert not gains([empty]), "no document was short enough"
