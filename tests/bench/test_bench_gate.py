@@ -14,7 +14,7 @@ import pytest
 from preread.bench import gate, gate_rates
 from preread.bench.gate import GateConfig, Reading, change, gate_figures
 from preread.bench.gate_rates import judged
-from preread.core.errors import UsageError
+from preread.core.errors import UnreadableDocument, UsageError
 from preread.render import figures as shown
 from preread.render import gate_rates as rates_shown
 
@@ -92,6 +92,11 @@ def test_figures_end_to_end(data, open_library, tmp_path):
     assert [one.value for one in gate_figures(data, tmp_path / "work", config, "tiny")] == [off.value, on.value], (
         "the library is kept, and what was studied is not studied again"
     )
+
+
+def test_a_file_that_is_missing_is_named_before_anything_is_studied(data, tmp_path):
+    with pytest.raises(UnreadableDocument, match=r"books\.vaild\.jsonl\.xz"):
+        gate_figures(data, tmp_path / "work", GateConfig(split="vaild"), "no such decoder")
 
 
 def test_without_an_adapter_there_is_nothing_to_measure(data, open_library, tmp_path):

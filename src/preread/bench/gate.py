@@ -96,8 +96,8 @@ def gate_figures(data: Path, folder: Path, config: GateConfig, model: str = "def
         UnreadableDocument: a file is missing.
         UsageError: the adapter did not help on its own lessons, so there is none to judge.
     """
-    for path in _files(config):  # now, and not when the study is over
-        next(records(data / path), None)
+    for path in (*(_text(kind, config) for kind in TEXTS), *([_questions(config)] if config.questions else [])):
+        next(records(data / path), None)  # one that is missing is named now, and not when the study is over
     collection = _studied(data, folder, config, model)
     texts = _read(collection, list(_stretches(data, collection, config)), "running text")
     asked = _read(collection, list(_asked(data, collection, config)), "questions about the world")
@@ -125,10 +125,14 @@ def change(readings: Iterable[Reading], how: str) -> Interval:
     return value, low, high
 
 
-def _files(config: GateConfig) -> list[str]:
-    """All that is read, below the folder of data: the stories, the questions, the text of each kind."""
-    questions = QUESTIONS.format(split="test" if config.split == "test" else "train")
-    return [STUDIED, questions, *(f"text/{kind}.{config.split}.jsonl.xz" for kind in TEXTS)]
+def _text(kind: str, config: GateConfig) -> str:
+    """Where the running text of a kind is, below the folder of data."""
+    return f"text/{kind}.{config.split}.jsonl.xz"
+
+
+def _questions(config: GateConfig) -> str:
+    """Where the questions about the world are."""
+    return QUESTIONS.format(split="test" if config.split == "test" else "train")
 
 
 def _studied(data: Path, folder: Path, config: GateConfig, model: str) -> Collection:
@@ -158,8 +162,8 @@ Asked = tuple[str, str, str, Prompt, Sequence[int]]
 def _stretches(data: Path, collection: Collection, config: GateConfig) -> Iterator[Asked]:
     """Passages of running text, evenly over each document; each is read behind the start token alone."""
     handle, tokenizer = collection.handle(config.method), collection.decoder.tokenizer
-    for kind, path in zip(TEXTS, _files(config)[2:], strict=True):
-        for row in records(data / path):
+    for kind in TEXTS:
+        for row in records(data / _text(kind, config)):
             passages = split(Document(row["doc_id"], row["title"], row["text"]), tokenizer, PASSAGE_TOKENS)
             count = min(config.stretches, len(passages))
             for passage in (passages[i * len(passages) // count] for i in range(count)):
@@ -171,7 +175,7 @@ def _stretches(data: Path, collection: Collection, config: GateConfig) -> Iterat
 def _asked(data: Path, collection: Collection, config: GateConfig) -> Iterator[Asked]:
     """Questions without any context, and their first answer."""
     handle = collection.handle(config.method)
-    for row in islice(records(data / _files(config)[1]), config.questions):
+    for row in islice(records(data / _questions(config)), config.questions):
         [question] = row["questions"]
         answer = collection.decoder.tokens(question["answers"][0]).tolist()
         yield "questions", row["doc_id"], question["question"], handle.prompt(question["question"], []), answer
