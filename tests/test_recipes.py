@@ -132,7 +132,13 @@ def test_tokens_are_kept_for_the_next_run_and_damage_costs_time_alone(data, monk
         run(whole, data, data / "two")
     shard.write_bytes(shard.read_bytes()[:-40])
     run(whole, data, data / "three")
-    records = [json.loads((data / n / "trained" / "manifest.json").read_text()) for n in ("one", "two", "three")]
+    raw = bytearray(shard.read_bytes())
+    directory = raw.index(b"PK\x01\x02")
+    raw[directory + 8] |= 1  # zip's flag of an encrypted file
+    shard.write_bytes(raw)
+    run(whole, data, data / "four")
+    runs = ("one", "two", "three", "four")
+    records = [json.loads((data / n / "trained" / "manifest.json").read_text()) for n in runs]
     assert len({record["weights"] for record in records}) == 1
 
 
@@ -169,6 +175,14 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(data, change):
         ("objective.magic=1", "magic"),
         ("window=5000", "a document of at least 5000 tokens"),
         ("settings.ratio=0", "a ratio"),
+        ("data=[]", "a file in `data`"),
+        ("rows=0", "`rows` of at least 1"),
+        ("window=19", "a window of two segments at least, 20 tokens"),
+        ("phases=[{window: 3}]", "a window of two segments"),
+        ("objective.segment_tokens=[20,10]", "segment_tokens as a smallest"),
+        ("objective.ratios=[0.5,2.0]", "ratios as a smallest of at least 1"),
+        ("objective.distractors=-1", "distractors of at least 0"),
+        ("held_out=[texts.jsonl]", "5 that are in both"),
         ("settings.ratoi=4", "Did you mean ratio"),
     ],
 )

@@ -89,6 +89,12 @@ class Recipe:
     held_out: list[Path] = field(default_factory=list)
     held_out_batches: int = 16
 
+    def __post_init__(self) -> None:
+        if not self.data or self.rows < 1 or self.window < 2:
+            wanted = "a file in `data` at least, `rows` of at least 1 and a `window` of at least 2"
+            given = f"{len(self.data)} files, rows: {self.rows}, window: {self.window}"
+            raise UsageError(wanted, given, "Nothing was trained.", "Correct the recipe.")
+
 
 def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
     """Run a recipe, or go on with it where it stopped; the result is in `folder` when it is finished.
@@ -180,10 +186,9 @@ def install(folder: Path, name: str) -> Path:
 class _Prepared:
     """What a recipe trains and on what, while its method is attached."""
 
-    data: Path
     handle: Handle
-    decoder: Decoder
     corpus: Corpus
+    unseen: Corpus | None
 
     def objective(self, phase: Recipe) -> Objective:
         """What a phase minimises."""
@@ -197,21 +202,20 @@ class _Prepared:
                 remedy="Correct `objective` in the recipe.",
             ) from error
 
-    def batches(self, phase: Recipe, corpus: Corpus | None = None) -> Batches:
+    def batches(self, phase: Recipe) -> Batches:
         """Windows by number of the micro-step."""
-        return partial(_windows, corpus or self.corpus, phase)
+        return partial(_windows, self.corpus, phase)
 
     @torch.no_grad()
     def held_out(self, phase: Recipe, objective: Objective) -> dict[str, float]:
         """Mean of each loss term over batches of the held-out files; nothing where there are none."""
-        if not phase.held_out:
+        if self.unseen is None:
             return {}
-        batches = self.batches(phase, _read(phase.held_out, phase, self.data, self.decoder))
         objective.eval()
         sums: dict[str, float] = {}
         with progress("judging on held-out text", phase.held_out_batches) as advance:
             for number in range(phase.held_out_batches):
-                for name, value in objective(batches(number)).items():
+                for name, value in objective(_windows(self.unseen, phase, number)).items():
                     sums[name] = sums.get(name, 0.0) + float(value) / phase.held_out_batches
                 advance()
         return sums
@@ -228,10 +232,14 @@ def _prepared(recipe: Recipe, data: Path) -> Iterator[_Prepared]:
         )
     decoder = load(recipe.model)
     corpus = _read(recipe.data, recipe, data, decoder)
+    unseen = _read(recipe.held_out, recipe, data, decoder) if recipe.held_out else None
+    if unseen and (seen := {*unseen.documents} & {*corpus.documents}):
+        wanted, given = "documents in `held_out` that are not in `data`", f"{len(seen)} that are in both"
+        raise UsageError(wanted, given, "Nothing was trained.", "Hold out other files.")
     torch.manual_seed(recipe.training.seed)
     handle: Handle
     with build(METHODS[recipe.method], recipe.settings).attach(decoder) as handle:
-        yield _Prepared(data, handle, decoder, corpus)
+        yield _Prepared(handle, corpus, unseen)
 
 
 def _phases(recipe: Recipe) -> Iterator[Recipe]:
