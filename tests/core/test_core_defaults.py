@@ -74,7 +74,7 @@ def test_paths_in_a_file_are_relative_to_it_and_the_home_is_known(places, tmp_pa
     [
         ("ratoi = 2", ["Did you mean ratio?", "preread.toml:1"]),
         ("\nratio = 'much'", ["valid number", "'much'", "preread.toml:2"]),
-        ("mode = 'sideways'", ["'document' or 'passages'", "preread.toml:1"]),
+        ("mode = 'sideways'", ["'document', 'passages' or 'hybrid'", "preread.toml:1"]),
         ("[ask]\npassages = 2", ["a key of Defaults", "preread.toml"]),
         ("ratio = [", ["TOML", "preread.toml"]),
     ],
