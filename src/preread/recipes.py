@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,8 +21,9 @@ from preread.core.method import Handle, Objective
 from preread.core.paths import cache_home, compressors_home
 from preread.core.progress import progress
 from preread.core.provenance import commit, device
-from preread.core.types import TextBatch
+from preread.core.types import PackedBatch, TextBatch
 from preread.data.corpora import Corpus
+from preread.data.instructions import Instructions
 from preread.methods import METHODS
 from preread.models.loading import load
 from preread.nn.hf import Decoder
@@ -30,6 +31,8 @@ from preread.training.estimate import Estimate
 from preread.training.estimate import estimate as cost
 from preread.training.loop import Batches, Outcome, TrainingConfig, train
 
+Source = Corpus | Instructions
+"""What batches are drawn from."""
 TRAINED = "trained"
 """The folder of the result, in the run's."""
 
@@ -61,8 +64,10 @@ class Recipe:
         settings: the method's own settings.
         stage: its stage.
         objective: the stage's settings.
-        data: files of JSON lines with a `text` each, relative to `--data`.
+        data: files of JSON lines with a `text` each, or of instructions, relative to `--data`.
         max_characters: most characters read of each file; None reads all.
+        batches: what a micro-step reads: `windows` inside single documents; `packed` stretches of documents that follow
+            one another, none of which sees another; `instructions`, of which the answers are judged.
         window: tokens of each training window.
         rows: windows a micro-step.
         data_seed: decides which windows.
@@ -81,6 +86,7 @@ class Recipe:
     settings: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
     max_characters: int | None = None
+    batches: Literal["windows", "packed", "instructions"] = "windows"
     window: int = 720
     rows: int = 1
     data_seed: int = 0
@@ -187,8 +193,8 @@ class _Prepared:
     """What a recipe trains and on what, while its method is attached."""
 
     handle: Handle
-    corpus: Corpus
-    unseen: Corpus | None
+    corpus: Source
+    unseen: Source | None
 
     def objective(self, phase: Recipe) -> Objective:
         """What a phase minimises."""
@@ -204,7 +210,7 @@ class _Prepared:
 
     def batches(self, phase: Recipe) -> Batches:
         """Windows by number of the micro-step."""
-        return partial(_windows, self.corpus, phase)
+        return partial(_batch, self.corpus, phase)
 
     @torch.no_grad()
     def held_out(self, phase: Recipe, objective: Objective) -> dict[str, float]:
@@ -215,7 +221,7 @@ class _Prepared:
         sums: dict[str, float] = {}
         with progress("judging on held-out text", phase.held_out_batches) as advance:
             for number in range(phase.held_out_batches):
-                for name, value in objective(_windows(self.unseen, phase, number)).items():
+                for name, value in objective(_batch(self.unseen, phase, number)).items():
                     sums[name] = sums.get(name, 0.0) + float(value) / phase.held_out_batches
                 advance()
         return sums
@@ -263,20 +269,25 @@ def _left(minutes: float | None, start: float) -> float | None:
     return None if minutes is None else max(0.0, minutes - (time.perf_counter() - start) / 60)
 
 
-def _read(paths: list[Path], recipe: Recipe, data: Path, decoder: Decoder) -> Corpus:
+def _read(paths: list[Path], recipe: Recipe, data: Path, decoder: Decoder) -> Source:
+    files = [data / path for path in paths]
+    if recipe.batches == "instructions":
+        return Instructions.read(files, decoder)
     kept = cache_home() / "corpora"
-    return Corpus.read(
-        [data / path for path in paths], decoder.tokenizer, recipe.max_characters, kept, decoder.fingerprint
-    )
+    return Corpus.read(files, decoder.tokenizer, recipe.max_characters, kept, decoder.fingerprint)
 
 
-def _windows(corpus: Corpus, phase: Recipe, number: int) -> TextBatch:
+def _batch(source: Source, phase: Recipe, number: int) -> TextBatch | PackedBatch:
+    """What the micro-step of a number reads."""
     seed = (phase.data_seed << 32) + number
-    return TextBatch(corpus.windows(phase.rows, phase.window, seed), seed)
+    if phase.batches == "windows":
+        assert isinstance(source, Corpus), "instructions are never read as windows"
+        return TextBatch(source.windows(phase.rows, phase.window, seed), seed)
+    return source.packed(phase.rows, phase.window, seed)
 
 
 def provenance(
-    recipe: Recipe, phase: Recipe, corpus: Corpus, outcome: Outcome, held_out: Mapping[str, float]
+    recipe: Recipe, phase: Recipe, corpus: Source, outcome: Outcome, held_out: Mapping[str, float]
 ) -> Mapping[str, Any]:
     """What a manifest says of a run: recipe, data, losses, device, commit and day.
 
@@ -289,8 +300,8 @@ def provenance(
         "window": phase.window,
         "tokens": seen,
         "documents": sorted(set(corpus.documents)),
-        "corpus_tokens": len(corpus.tokens),
-        "epochs": seen / len(corpus.tokens),
+        "corpus_tokens": corpus.size,
+        "epochs": seen / corpus.size,
         "losses": outcome.losses,
         "held_out": dict(held_out),
         "device": device(),

@@ -1,6 +1,19 @@
 """The command line: one call a command, results on stdout, progress and errors on stderr."""
 
-from preread.cli import chat, compare, doctor, documents, evaluate, measures, models, questions, quiz, report, setup
+from preread.cli import (
+    chat,
+    compare,
+    doctor,
+    documents,
+    evaluate,
+    measures,
+    models,
+    questions,
+    quiz,
+    report,
+    setup,
+    training,
+)
 from preread.cli.app import app
 from preread.cli.entry import main
 
@@ -18,4 +31,5 @@ __all__ = [
     "quiz",
     "report",
     "setup",
+    "training",
 ]

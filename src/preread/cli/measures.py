@@ -1,8 +1,7 @@
-"""Training and measuring: `train`, `bench`."""
+"""Measuring: `bench`."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tempfile
@@ -13,50 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from preread.cli.app import JsonOption, SetOption, bench_app, emit, say, train_app
+from preread.cli.app import JsonOption, SetOption, bench_app, emit, say
 
 if TYPE_CHECKING:
     from preread.bench.figures import Figure
-
-
-@train_app.command()
-def compressor(
-    recipe: Annotated[Path, typer.Option(help="YAML recipe.")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the result.")],
-    model: Annotated[
-        str | None, typer.Option(help="Decoder, instead of the recipe's; `:int8` behind it quantises.")
-    ] = None,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will cost.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Neither estimate nor ask.")] = False,
-    install: Annotated[str | None, typer.Option(help="Name under which `add --model` then finds it by itself.")] = None,
-    set_: SetOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """Train a compressor by a recipe; the same command goes on where it stopped.
-
-    A new run is estimated first, by a few of its own steps. At a terminal you are asked whether to go on.
-
-    Example: preread train compressor --recipe recipes/lloco-compressor-cpu.yaml --data texts --out runs/first
-    """
-    from preread import recipes
-    from preread.core.config import load
-    from preread.training.checkpoint import NAME
-
-    changes = [*(set_ or []), *([f"model={json.dumps(model)}"] if model else [])]
-    chosen = load(recipes.Recipe, recipe, changes)
-    if estimate or not (yes or any(out.rglob(NAME))):  # of any phase
-        cost = recipes.estimate(chosen, data)
-        if estimate:
-            emit(cost, json_, lambda found: found.line)
-            return
-        say(cost.line)
-        if sys.stdin.isatty():
-            typer.confirm("Train it?", abort=True, err=True)
-    outcome = recipes.run(chosen, data, out)
-    if outcome.finished and install:
-        say(f"installed at {recipes.install(out, install)}")
-    emit(outcome, json_, lambda o: f"step {o.step}, {'finished' if o.finished else 'stopped'}: {o.losses}")
 
 
 @bench_app.command()
@@ -204,23 +163,3 @@ def metrics(
     )
     publish([figure], out)
     emit([asdict(figure)], json_, render.figures)
-
-
-@train_app.command()
-def relevance(
-    data: Annotated[Path, typer.Option(help="Folder of the question sets.")],
-    out: Annotated[Path, typer.Option(help="JSON file for the fit; the shipped one is retrieval/relevance.json.")],
-    seed: Annotated[int, typer.Option(help="Of the questions and documents drawn.")] = 0,
-    json_: JsonOption = False,
-) -> None:
-    """Fit how likely documents hold an answer by what a search finds, on questions with and without their documents.
-
-    Example: preread train relevance --data DATA --out relevance.json
-    """
-    from preread.bench.holdings import default_tokenizer
-    from preread.bench.relevance import fit
-    from preread.retrieval.embedder import Embedder
-
-    fitted = fit(data, default_tokenizer(), Embedder(), seed)
-    out.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
-    emit(fitted, json_, lambda found: f"fitted on {found['how']['questions']} questions: {out}")

@@ -246,6 +246,21 @@ class TextBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Documents one behind the other in a single row; none of them sees another.
+
+    Args:
+        ids: [T] int64.
+        lengths: tokens of each document, in order; together T.
+        judged: [T] bool, tokens that a loss counts; never the first of a document, which nothing predicts.
+    """
+
+    ids: Tensor
+    lengths: tuple[int, ...]
+    judged: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A passage that the retriever found, with its score (higher is better)."""
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preread.core.errors import UnreadableDocument, UsageError
 from preread.core.progress import progress
-from preread.core.types import sha256, text_hash
+from preread.core.types import PackedBatch, sha256, text_hash
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
@@ -142,6 +142,41 @@ class Corpus:
         documents = np.searchsorted(ends, picks, side="right")
         offsets = self.bounds[documents] + picks - (ends[documents] - starts[documents])
         return torch.from_numpy(np.stack([self.tokens[o : o + length] for o in offsets]).astype(np.int64))
+
+    @property
+    def size(self) -> int:
+        """Tokens of all documents."""
+        return len(self.tokens)
+
+    def packed(self, count: int, length: int, seed: int) -> PackedBatch:
+        """`count` stretches of `length` tokens each, drawn uniformly over all documents as they follow one another.
+
+        A stretch that reaches past the end of a document goes on with the next one, and after the last with the first.
+        Texts of any length are used to the last token so, without padding. The draw is a function of the seed alone.
+
+        Raises:
+            UsageError: all documents together are not as long as a stretch.
+        """
+        if self.size < length:
+            raise UsageError(
+                expected=f"texts of at least {length} tokens together, the recipe's window",
+                got=f"{self.size}",
+                consequence="Nothing was trained.",
+                remedy="Choose a smaller window or more texts.",
+            )
+        ids, lengths = [], []
+        for start in np.random.default_rng(seed).integers(0, self.size, size=count):
+            places = (start + np.arange(length)) % self.size
+            ids.append(self.tokens[places])
+            document = np.searchsorted(self.bounds, places, side="right")
+            parted = (np.diff(document) != 0) | (np.diff(places) != 1)  # round from the last to the first, too
+            edges = [0, *np.flatnonzero(parted) + 1, length]
+            lengths += np.diff(edges).tolist()
+        judged = np.ones(count * length, dtype=bool)
+        judged[np.cumsum([0, *lengths[:-1]])] = False
+        return PackedBatch(
+            torch.from_numpy(np.concatenate(ids).astype(np.int64)), tuple(lengths), torch.from_numpy(judged)
+        )
 
 
 def _hash(path: Path) -> str:

@@ -1,0 +1,129 @@
+"""Training: `train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from preread.cli.app import JsonOption, SetOption, emit, say, train_app
+
+if TYPE_CHECKING:
+    from preread.training.loop import Outcome
+
+DataOption = Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")]
+OutOption = Annotated[Path, typer.Option(help="Folder for checkpoints, log and the result.")]
+ModelOption = Annotated[str | None, typer.Option(help="Decoder, instead of the recipe's; `:int8` behind it quantises.")]
+EstimateOption = Annotated[bool, typer.Option("--estimate", help="Only say what it will cost.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Neither estimate nor ask.")]
+
+
+@train_app.command()
+def compressor(
+    recipe: Annotated[Path, typer.Option(help="YAML recipe.")],
+    data: DataOption,
+    out: OutOption,
+    model: ModelOption = None,
+    estimate: EstimateOption = False,
+    yes: YesOption = False,
+    install: Annotated[str | None, typer.Option(help="Name under which `add --model` then finds it by itself.")] = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a compressor by a recipe; the same command goes on where it stopped.
+
+    A new run is estimated first, by a few of its own steps. At a terminal you are asked whether to go on.
+
+    Example: preread train compressor --recipe recipes/lloco-compressor-cpu.yaml --data texts --out runs/first
+    """
+    from preread import recipes
+
+    outcome = _train(recipe, data, out, model, estimate, yes, set_, json_)
+    if outcome and outcome.finished and install:
+        say(f"installed at {recipes.install(out, install)}")
+    _report(outcome, json_)
+
+
+@train_app.command()
+def longlora(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    data: DataOption,
+    out: OutOption,
+    model: ModelOption = None,
+    estimate: EstimateOption = False,
+    yes: YesOption = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Folder for the decoder with its longer window, when the run is finished.")
+    ] = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Extend a decoder's window by a recipe; the same command goes on where it stopped.
+
+    A new run is estimated first, by a few of its own steps. At a terminal you are asked whether to go on. With --export
+    the result is an ordinary model folder, which any program loads and `--model` takes.
+
+    Example: preread train longlora recipes/longlora-cpu.yaml --data DATA --out runs/long --export models/long
+    """
+    outcome = _train(recipe, data, out, model, estimate, yes, set_, json_)
+    if outcome and outcome.finished and export:
+        from preread.methods.longlora.export import export as write
+        from preread.recipes import TRAINED
+
+        say(f"exported to {write(out / TRAINED, export)}")
+    _report(outcome, json_)
+
+
+def _train(
+    recipe: Path,
+    data: Path,
+    out: Path,
+    model: str | None,
+    estimate: bool,
+    yes: bool,
+    changes: list[str] | None,
+    as_json: bool,
+) -> Outcome | None:
+    """Run a recipe, or only say what that would cost; None where nothing was run."""
+    from preread import recipes
+    from preread.core.config import load
+    from preread.training.checkpoint import NAME
+
+    chosen = load(recipes.Recipe, recipe, [*(changes or []), *([f"model={json.dumps(model)}"] if model else [])])
+    if estimate or not (yes or any(out.rglob(NAME))):  # of any phase
+        cost = recipes.estimate(chosen, data)
+        if estimate:
+            emit(cost, as_json, lambda found: found.line)
+            return None
+        say(cost.line)
+        if sys.stdin.isatty():
+            typer.confirm("Train it?", abort=True, err=True)
+    return recipes.run(chosen, data, out)
+
+
+def _report(outcome: Outcome | None, as_json: bool) -> None:
+    if outcome:
+        emit(outcome, as_json, lambda o: f"step {o.step}, {'finished' if o.finished else 'stopped'}: {o.losses}")
+
+
+@train_app.command()
+def relevance(
+    data: Annotated[Path, typer.Option(help="Folder of the question sets.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the fit; the shipped one is retrieval/relevance.json.")],
+    seed: Annotated[int, typer.Option(help="Of the questions and documents drawn.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Fit how likely documents hold an answer by what a search finds, on questions with and without their documents.
+
+    Example: preread train relevance --data DATA --out relevance.json
+    """
+    from preread.bench.holdings import default_tokenizer
+    from preread.bench.relevance import fit
+    from preread.retrieval.embedder import Embedder
+
+    fitted = fit(data, default_tokenizer(), Embedder(), seed)
+    out.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
+    emit(fitted, json_, lambda found: f"fitted on {found['how']['questions']} questions: {out}")

@@ -1,0 +1,221 @@
+"""`longlora`: plain tokens in a window extended by fine-tuning with shifted sparse attention (arXiv 2309.12307).
+
+Training attends sparsely and reading attends in full. What training adds is an `Extension`; merged into the decoder
+(`export`) it is an ordinary model with a longer window, which every method and every other program can use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from preread.core.errors import FingerprintMismatch, IntegrityError, UsageError
+from preread.core.memory import Memory
+from preread.core.method import Method, Objective
+from preread.core.types import Scope, sha256
+from preread.methods.longlora.attaching import attach, detach
+from preread.methods.longlora.extension import Extension, ExtensionConfig
+from preread.methods.longlora.objective import MANIFEST, ExtendObjective
+from preread.nn.activations import Levers, frugal
+from preread.nn.hf import Decoder
+from preread.nn.plain import PlainHandle
+from preread.nn.rope import RULES, Rule, stretched
+from preread.nn.views import view
+
+STAGES = ("extend", "instruct")
+Backend = Literal["auto", "sdpa", "flex", "varlen"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How a training attends.
+
+    Args:
+        kind: `s2`, or `full` for the grid that it is compared in, by the same kernels.
+        group: tokens of a group; None takes a quarter of the new window, and the old window where that is longer.
+        shifted: whether half of the heads attend in groups moved by half of one; without, no group sees another.
+        reading: whether it attends sparsely outside training too (the paper: optional at inference).
+        backend: what computes it.
+    """
+
+    kind: Literal["s2", "full"] = "s2"
+    group: int | None = None
+    shifted: bool = True
+    reading: bool = False
+    backend: Backend = "auto"
+
+
+@dataclass(frozen=True)
+class LongLora(Method):
+    """How a window is extended.
+
+    Args:
+        length: positions of the new window; None is the decoder's own, or what the weights were trained for.
+        rule: how positions are stretched to it: `linear` as the paper, `yarn` (the better one), `ntk` or `longrope`.
+        weights: folder of a trained extension; None reads with the decoder as it is.
+        extension: what a training adds.
+        attention: how a training attends.
+        levers: how a training saves memory.
+    """
+
+    name: ClassVar[str] = "longlora"
+    length: int | None = None
+    rule: str = "yarn"
+    weights: Path | None = None
+    extension: ExtensionConfig = ExtensionConfig()
+    attention: Attention = Attention()
+    levers: Levers = Levers()
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise UsageError(
+                expected=f"a rule out of {', '.join(RULES)}",
+                got=self.rule,
+                consequence="Nothing was done.",
+                remedy="Correct `rule`; yarn is the usual one.",
+            )
+
+    def attach(self, decoder: Decoder) -> LongLoraHandle:
+        """Stretch the decoder's positions and put the extension's weights in force.
+
+        Raises:
+            IntegrityError: the weights are damaged.
+            FingerprintMismatch: they were trained for another decoder.
+            UnsupportedModel: its RoPE cannot be stretched.
+        """
+        return LongLoraHandle(self, decoder)
+
+
+class LongLoraHandle(PlainHandle):
+    """The whole document as it is, in the extended window.
+
+    `decoder` is a view of the one attached to, with a window and a fingerprint of its own.
+    """
+
+    name: ClassVar[str] = "longlora"
+    reads: ClassVar[Scope] = "document"
+
+    def __init__(self, method: LongLora, decoder: Decoder) -> None:
+        self.method, self.base = method, decoder
+        self.extension: Extension | None = None
+        self.manifest = _manifest(method.weights, decoder) if method.weights else {}
+        self._training = ExitStack()
+        with ExitStack() as stack:
+            length = method.length or self.manifest.get("length") or decoder.window
+            self.rule: Rule = RULES[self.manifest.get("rule", method.rule)](max(1.0, length / decoder.window))
+            seen = stack.enter_context(stretched(decoder, self.rule))
+            if method.weights:
+                self.extension = Extension.load(method.weights, decoder)
+                self.extension.attach()
+                stack.callback(self.extension.detach)
+                seen = view(seen, fingerprint=sha256(seen.fingerprint, self.extension.hash))
+            if method.attention.reading:
+                stack.enter_context(_attending(seen, method.attention, reading=True))
+            super().__init__(seen)
+            self._attached = stack.pop_all()
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """The extension's documents."""
+        return frozenset(self.manifest.get("trained_on", ()))
+
+    def caveats(self, memories: Sequence[Memory]) -> tuple[str, ...]:
+        """That positions are stretched and nothing was trained for it, where that is so."""
+        if memories and self.rule.factor > 1 and self.extension is None:
+            return (f"positions are stretched by {self.rule.name} x{self.rule.factor:g} without training",)
+        return ()
+
+    def objective(self, stage: str, **settings: Any) -> Objective:
+        """`extend` trains on running text, `instruct` on long instructions; both go on from `weights` if there are any.
+
+        Args:
+            stage: one of the two.
+            settings: `pose`, whether windows skip positions.
+
+        Raises:
+            UsageError: another stage.
+        """
+        if stage not in STAGES:
+            raise UsageError(
+                expected=f"stage {' or '.join(STAGES)}",
+                got=stage,
+                consequence="Nothing was trained.",
+                remedy="Choose one of the two.",
+            )
+        return self._objective(**settings)
+
+    def detach(self) -> None:
+        """Put weights, positions and attention back."""
+        self._training.close()
+        self._attached.close()
+
+    def _objective(self, pose: bool = False) -> ExtendObjective:
+        self._training.close()  # of the phase before
+        with ExitStack() as stack:
+            extension = self.extension
+            if extension is None:
+                extension = Extension(self.method.extension, self.base)
+                extension.attach()
+                stack.callback(extension.detach)
+            sparing = stack.enter_context(ExitStack())  # what ends with the training, while its weights stay in force
+            if not self.method.attention.reading:
+                sparing.enter_context(_attending(self.decoder, self.method.attention, reading=False))
+            sparing.enter_context(frugal(self.decoder.model, self.method.levers))
+            made = {
+                "kind": "extension",
+                "base": self.base.fingerprint,
+                "rule": self.rule.name,
+                "length": self.decoder.window,
+                "trained_on": sorted(self.trained_on),
+            }
+            objective = ExtendObjective(self.decoder, extension, made, pose, sparing.close)
+            stack.callback(self.decoder.model.eval)
+            self._training = stack.pop_all()
+        return objective
+
+
+@contextmanager
+def _attending(decoder: Decoder, attention: Attention, reading: bool) -> Iterator[None]:
+    """Inside the block the decoder attends as said, in training, or in reading too."""
+    group, full_below = attention.group, None
+    if attention.kind == "full":  # the same kernels, each document a single group
+        group = full_below = decoder.window
+    attach(
+        decoder.model,
+        decoder.window,
+        group=group,
+        shifted=attention.shifted,
+        inference=reading,
+        backend=attention.backend,
+        full_below=full_below,
+    )
+    try:
+        yield
+    finally:
+        detach(decoder.model)
+
+
+def _manifest(folder: Path, decoder: Decoder) -> dict[str, Any]:
+    """What was trained, and for whom."""
+    try:
+        found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        base, _, _ = found["base"], RULES[found["rule"]], float(found["length"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            expected=f"a trained extension in {folder}",
+            got=f"{type(error).__name__}: {error}",
+            consequence="Nothing was attached.",
+            remedy="Name the folder `trained` of a finished run, or train one: preread train longlora RECIPE",
+        ) from error
+    if base != decoder.fingerprint:
+        raise FingerprintMismatch(
+            expected=f"an extension of {decoder.name} ({decoder.fingerprint[:12]})",
+            got=f"one of the decoder {str(base)[:12]} in {folder}",
+            consequence="Nothing was attached.",
+            remedy="Open the decoder that it was trained for, or train one for this decoder.",
+        )
+    return found

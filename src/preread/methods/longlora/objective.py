@@ -1,0 +1,144 @@
+"""The stages of an extension: `extend` on running text, `instruct` on long instructions (arXiv 2309.12307, section 3).
+
+Both are the cross-entropy of some tokens, read at the new length with the attention and the RoPE that the handle has
+put in force; they differ in what their batches hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from preread.core.errors import UsageError
+from preread.core.method import Objective
+from preread.core.types import PackedBatch, TextBatch
+from preread.methods.longlora.extension import Extension
+from preread.nn.hf import Decoder
+from preread.nn.losses import answer_losses
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """[B, T] tokens, positions, and which tokens count; a mask of ones where gaps in positions part nothing."""
+
+    ids: Tensor
+    positions: Tensor
+    judged: Tensor
+    mask: Tensor | None
+
+
+class ExtendObjective(Objective):
+    """Mean cross-entropy of the judged tokens; the extension trains.
+
+    Args:
+        decoder: with the window and the RoPE of the new length.
+        extension: what trains, in force already.
+        made: what the manifest says beside the training.
+        pose: PoSE (arXiv 2309.10400): each training window is read as two chunks with a gap between their positions,
+            drawn so that all positions of the new window are met while only the training window is computed.
+        finish: undoes, once the training is over, what the handle put in force for it alone.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        extension: Extension,
+        made: Mapping[str, Any],
+        pose: bool,
+        finish: Callable[[], object],
+    ) -> None:
+        super().__init__()
+        self.decoder, self.made, self.pose, self.finish = decoder, made, pose, finish
+        self.extension = extension.requires_grad_(True)
+        self.train()
+
+    def train(self, mode: bool = True) -> ExtendObjective:
+        """As torch's, for the decoder too: sparse attention and checkpointing act in training only."""
+        super().train(mode)
+        self.decoder.model.train(mode)
+        return self
+
+    def forward(self, batch: TextBatch | PackedBatch) -> dict[str, Tensor]:
+        """Loss term `lm`, in nats a token.
+
+        Raises:
+            UsageError: `pose` is asked for and the batch is packed, or its windows are longer than the new one.
+        """
+        rows = self._windows(batch) if isinstance(batch, TextBatch) else self._packed(batch)
+        if (longest := int(rows.positions.max()) + 1) > self.decoder.window:
+            raise _senseless(f"windows of at most {self.decoder.window} tokens, the new window", str(longest))
+        self.extension.refresh()
+        device = self.decoder.device
+        states = self.decoder.hidden(
+            self.decoder.embed(rows.ids),
+            None if rows.mask is None else rows.mask.to(device),
+            rows.positions.to(device),
+        )
+        # The state before a judged token predicts it; what stands first in a row is never judged.
+        predicting = states[:, :-1][rows.judged[:, 1:].to(device)]
+        targets = rows.ids[rows.judged].to(device)
+        return {"lm": answer_losses(self.decoder.logits, predicting, targets)[0]}
+
+    def settle(self) -> None:
+        """Freeze the extension, rounded as its files hold it; attention is full from here on."""
+        self.extension.requires_grad_(False)
+        self.eval()
+        self.extension.settle()
+        self.finish()
+
+    def save(self, folder: Path, training: Mapping[str, Any]) -> None:
+        """Write the extension, and `manifest.json` beside it."""
+        self.extension.save(folder)
+        before, seen = self.made["trained_on"], training.get("documents", ())
+        record = {**self.made, "trained_on": sorted({*before, *seen}), "training": dict(training)}
+        (folder / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """As `Objective.load`."""
+        before = Extension.load(folder, self.decoder)
+        if before.config != self.extension.config:
+            raise UsageError(
+                expected=f"an extension of the shape {self.extension.config}",
+                got=f"{before.config} in {folder}",
+                consequence="Nothing was trained.",
+                remedy="Keep `settings.extension` as it was, or start afresh.",
+            )
+        self.extension.load_state_dict(before.state_dict())
+
+    def _windows(self, batch: TextBatch) -> _Rows:
+        rows, window = batch.ids.shape
+        positions = torch.arange(window).expand(rows, -1)
+        if self.pose:
+            positions = self._skipping(batch)
+        judged = torch.ones_like(batch.ids, dtype=torch.bool)
+        judged[:, 0] = False
+        return _Rows(batch.ids, positions, judged, torch.ones_like(batch.ids))
+
+    def _skipping(self, batch: TextBatch) -> Tensor:
+        """[B, T] positions with one gap in each row, its place and its width drawn uniformly."""
+        generator = torch.Generator().manual_seed(batch.seed)
+        rows, window = batch.ids.shape
+        room = max(0, self.decoder.window - window)
+        split = torch.randint(1, window, (rows, 1), generator=generator)
+        gap = torch.randint(0, room + 1, (rows, 1), generator=generator)
+        places = torch.arange(window)
+        return places + gap * (places >= split)
+
+    def _packed(self, batch: PackedBatch) -> _Rows:
+        if self.pose:
+            raise _senseless("batches of windows with `pose`", "packed ones")
+        positions = torch.tensor([*chain.from_iterable(map(range, batch.lengths))])
+        return _Rows(batch.ids[None], positions[None], batch.judged[None], None)
+
+
+def _senseless(expected: str, got: str) -> UsageError:
+    return UsageError(expected, got, "Nothing was trained.", "Correct it in the recipe.")
