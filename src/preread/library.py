@@ -21,7 +21,7 @@ from preread.collection.asking import ask, ask_library
 from preread.collection.context import Mode
 from preread.collection.intake import Added, source_of
 from preread.collection.lessons import StudyConfig
-from preread.collection.settings import Settings, expect_name, known
+from preread.collection.settings import Settings, attach, expect_name
 from preread.collection.study import Studied, study
 from preread.collection.sync import OnAdded, OnFailed, Synced, add, sync
 from preread.core.answer import Answer
@@ -151,7 +151,7 @@ class Collection:
         """A method attached to the collection's decoder."""
         if method not in self._handles:
             options = self.settings.options if method == self.settings.method else {}
-            self._handles[method] = build(known(method), options).attach(self.decoder)
+            self._handles[method] = attach(method, options, self.decoder)
         return self._handles[method]
 
     def documents(self) -> list[Entry]:

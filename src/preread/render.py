@@ -176,6 +176,19 @@ def gate_rates(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def window_grid(found: Mapping[str, Any]) -> str:
+    """The arms of an extension, each window's in order of how near they come to the reference."""
+    width = max(len(row["arm"]) for row in found["rows"])
+    lines = [f"{'window':>6} {'arm':{width}} {'perplexity':>10}  above the reference, %"]
+    for row in sorted(found["rows"], key=lambda row: (row["length"], row["perplexity"])):
+        gap = row["gap_percent"]
+        lines.append(
+            f"{row['length']:>6} {row['arm']:{width}} {row['perplexity']:>10.2f}  "
+            f"{gap['value']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
+        )
+    return "\n".join(lines)
+
+
 def evaluation(found: Mapping[str, Any]) -> str:
     """The tables of `eval`."""
     return "\n\n".join("\n".join(_evaluated(task)) for task in found["tasks"])

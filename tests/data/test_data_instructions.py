@@ -37,7 +37,9 @@ def alpaca(tmp_path):
 
 
 def _pieces(batch):
-    return list(zip(torch.split(batch.ids, list(batch.lengths)), torch.split(batch.judged, list(batch.lengths))))
+    return list(
+        zip(torch.split(batch.ids, list(batch.lengths)), torch.split(batch.judged, list(batch.lengths)), strict=True)
+    )
 
 
 def test_both_formats_are_read(questions, alpaca, tiny_decoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import tempfile
@@ -163,3 +164,35 @@ def metrics(
     )
     publish([figure], out)
     emit([asdict(figure)], json_, render.figures)
+
+
+@bench_app.command("window-grid")
+def window_grid(
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")],
+    work: Annotated[Path, typer.Option(help="Folder of the decoder and of every arm; a stopped grid goes on there.")],
+    recipe: Annotated[Path, typer.Option(help="YAML of the grid.")] = Path("recipes/longlora-grid.yaml"),
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    table: Annotated[Path, typer.Option(help="JSON file for all arms.")] = Path("results/longlora-grid.json"),
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Extend a small decoder's window by every arm of a grid, and compare the arms on books that none has seen.
+
+    Example: preread bench window-grid --data DATA --work runs/grid
+    """
+    from preread import render
+    from preread.bench.figures import publish
+    from preread.bench.window_grid import GridConfig, grid_figure, record, run_grid
+    from preread.core.config import load
+
+    command = shlex.join(["preread", *sys.argv[1:]])
+    config = load(GridConfig, recipe, set_ or [])
+    found = run_grid(config, data, work)
+    if found is None:
+        say("stopped at the given minutes; the same command goes on")
+        return
+    written = record(config, found, command)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    publish([grid_figure(config, found, str(recipe), command)], out)
+    emit(written, json_, render.window_grid)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from preread.core.config import build
 from preread.core.errors import UsageError
+from preread.core.method import Handle
 from preread.methods import METHODS
+from preread.nn.hf import Decoder
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,24 @@ def known(method: str) -> Any:
             remedy="Choose one of them with --method.",
         )
     return METHODS[method]
+
+
+def attach(method: str, options: Mapping[str, Any], decoder: Decoder) -> Handle:
+    """A method by name, attached to the decoder that all of a collection's methods share.
+
+    Raises:
+        UsageError: there is no such method, or it would make another decoder of it for all of them.
+    """
+    handle: Handle = build(known(method), options).attach(decoder)
+    if handle.alters:
+        handle.detach()
+        raise UsageError(
+            expected=f"a method that leaves {decoder.name} as it is, for others read with it too",
+            got=f"{method} with {dict(options)}",
+            consequence="Nothing was read.",
+            remedy="Export the altered decoder (preread train longlora RECIPE --export FOLDER): --model FOLDER.",
+        )
+    return handle
 
 
 def expect_name(collection: str) -> None:

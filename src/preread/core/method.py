@@ -88,6 +88,11 @@ class Handle(ABC):
         """Hashes of the documents that the method's own weights have seen in training, as their manifest says."""
         return frozenset()
 
+    @property
+    def alters(self) -> bool:
+        """Whether the decoder is another one while this is attached, so that no other method may share it."""
+        return False
+
     def caveats(self, memories: Sequence[Memory]) -> tuple[str, ...]:  # noqa: ARG002
         """What an answer from these memories must say, such as that the method's weights were not trained for them."""
         return ()

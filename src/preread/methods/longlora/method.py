@@ -123,6 +123,11 @@ class LongLoraHandle(PlainHandle):
         """The extension's documents."""
         return frozenset(self.manifest.get("trained_on", ()))
 
+    @property
+    def alters(self) -> bool:
+        """Where it has weights or stretches positions."""
+        return self.rule.factor > 1 or self.extension is not None or self.method.attention.reading
+
     def caveats(self, memories: Sequence[Memory]) -> tuple[str, ...]:
         """That positions are stretched and nothing was trained for it, where that is so."""
         if memories and self.rule.factor > 1 and self.extension is None:
