@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,6 +34,9 @@ PLAIN: Mapping[str, object] = {
     "modules_to_save": None,
     "layers_to_transform": None,
     "fan_in_fan_out": False,
+    "layer_replication": None,
+    "alora_invocation_tokens": None,
+    "trainable_token_indices": None,
 }
 """PEFT's settings that change what an adapter computes, as plain LoRA has them; any other value is refused."""
 
@@ -104,26 +108,25 @@ class Lora(nn.Module):
         low = F.linear(x, self.a[key].to(x.dtype))
         return F.linear(low, self.b[key].to(x.dtype)) * (self.config.alpha / self.config.rank)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Every matrix by its name in PEFT's file, on the CPU."""
+        matrices = {(key, letter): m for letter, of in (("A", self.a), ("B", self.b)) for key, m in of.items()}
+        return {_name(key, letter): compact(matrix) for (key, letter), matrix in matrices.items()}
+
+    def take(self, tensors: dict[str, Tensor]) -> None:
+        """Copy every matrix out of a PEFT file's tensors, and remove those from it.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: one has another shape.
+        """
+        for letter, matrices in (("A", self.a), ("B", self.b)):
+            for key, matrix in matrices.items():
+                fill(matrix, _name(key, letter), tensors)
+
     def save(self, folder: Path) -> None:
         """Write PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {}
-        for key, a in self.a.items():
-            stem = PEFT_PREFIX + key.replace("/", ".")
-            tensors[f"{stem}.lora_A.weight"] = compact(a)
-            tensors[f"{stem}.lora_B.weight"] = compact(self.b[key])
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "r": self.config.rank,
-            "lora_alpha": self.config.alpha,
-            "lora_dropout": self.config.dropout,
-            "target_modules": list(self.config.targets),
-            "bias": "none",
-            "inference_mode": True,
-        }
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write(folder, settings(self.config), self.tensors())
 
     @staticmethod
     def load(folder: Path, layers: Mapping[str, nn.Linear], beside: str | None = None) -> Lora:
@@ -138,29 +141,88 @@ class Lora(nn.Module):
             IntegrityError: the files are missing or damaged, or their layers or shapes are not the decoder's.
         """
         try:
-            raw = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            raw, tensors = read(folder)
             if beside is not None and raw.get("modules_to_save") == [beside]:
                 raw["modules_to_save"] = None
-            if changed := [key for key, plain in PLAIN.items() if raw.get(key, plain) not in (plain, None, {}, [])]:
-                raise ValueError(f"a variant of LoRA that is not read here ({', '.join(changed)})")
-            tensors = load_file(folder / "adapter_model.safetensors")
             tensors = {name: tensor for name, tensor in tensors.items() if beside not in name.split(".")}
-            config = LoraConfig(raw["r"], raw["lora_alpha"], raw.get("lora_dropout", 0.0), tuple(raw["target_modules"]))
-            lora = Lora(config, layers)
-            for key in list(lora.a):
-                stem = PEFT_PREFIX + key.replace("/", ".")
-                for matrices, letter in ((lora.a, "A"), (lora.b, "B")):
-                    name, matrix = f"{stem}.lora_{letter}.weight", matrices[key].data
-                    if tensors[name].shape != matrix.shape:  # a copy would spread a single row over all
-                        raise ValueError(f"{name} of shape {tuple(tensors[name].shape)}, not {tuple(matrix.shape)}")
-                    matrix.copy_(tensors.pop(name))
-            if tensors:
-                raise ValueError(f"{len(tensors)} tensors that fit no layer, such as {next(iter(tensors))}")
+            lora = Lora(shape(raw), layers)
+            lora.take(tensors)
+            expect_none(tensors)
         except Exception as error:
-            raise IntegrityError(
-                expected=f"a LoRA adapter in PEFT's layout for this decoder in {folder}",
-                got=f"{type(error).__name__}: {error}",
-                consequence="The adapter was not loaded; the decoder is unchanged.",
-                remedy="Train it again for this decoder, or name the decoder it was trained for.",
-            ) from error
+            raise damaged(folder, error) from error
         return lora.eval()
+
+
+def settings(config: LoraConfig) -> dict[str, object]:
+    """What `adapter_config.json` says of an adapter."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": list(config.targets),
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def shape(raw: Mapping[str, Any]) -> LoraConfig:
+    """The adapter that an `adapter_config.json` describes.
+
+    Raises:
+        KeyError: it leaves something out.
+        ValueError: it is a variant of LoRA that is not read here.
+    """
+    if changed := [key for key, plain in PLAIN.items() if raw.get(key, plain) not in (plain, None, {}, [])]:
+        raise ValueError(f"a variant of LoRA that is not read here ({', '.join(changed)})")
+    return LoraConfig(raw["r"], raw["lora_alpha"], raw.get("lora_dropout", 0.0), tuple(raw["target_modules"]))
+
+
+def write(folder: Path, config: Mapping[str, object], tensors: dict[str, Tensor]) -> None:
+    """Write a PEFT folder, made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a PEFT folder says and holds; its tensors are on the CPU."""
+    raw = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return raw, load_file(folder / "adapter_model.safetensors")
+
+
+def fill(parameter: nn.Parameter, name: str, tensors: dict[str, Tensor]) -> None:
+    """Copy the tensor of a name into a parameter, and remove it from the others.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it has another shape.
+    """
+    if tensors[name].shape != parameter.shape:  # a copy would spread a single row over all
+        raise ValueError(f"{name} of shape {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}")
+    parameter.data.copy_(tensors.pop(name))
+
+
+def expect_none(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what nobody has taken out of a file.
+
+    Raises:
+        ValueError: something is left.
+    """
+    if tensors:
+        raise ValueError(f"{len(tensors)} tensors that fit no layer, such as {next(iter(tensors))}")
+
+
+def damaged(folder: Path, error: Exception) -> IntegrityError:
+    """The error of a PEFT folder that cannot be read."""
+    return IntegrityError(
+        expected=f"a LoRA adapter in PEFT's layout for this decoder in {folder}",
+        got=f"{type(error).__name__}: {error}",
+        consequence="The adapter was not loaded; the decoder is unchanged.",
+        remedy="Train it again for this decoder, or name the decoder it was trained for.",
+    )
+
+
+def _name(key: str, letter: str) -> str:
+    return f"{PEFT_PREFIX}{key.replace('/', '.')}.lora_{letter}.weight"
