@@ -1,0 +1,191 @@
+"""Shifted sparse attention for any decoder of transformers: one line before a training, one behind it.
+
+    attach(model, length=32768)
+    ...                           # any training script: model.train() attends sparsely, model.eval() in full
+    detach(model)
+
+Transformers asks a registered function for the mask, once a forward for all layers of a kind, and another one to
+attend. The first decides how this forward attends and hands its decision on as the mask, so that a layer that is
+computed again in the backward pass does as it did before, whatever mode the model is in by then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import weakref
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from preread.core.errors import UnsupportedModel, UsageError
+from preread.methods.longlora.attention import Scoring, shifted_attention
+from preread.methods.longlora.segments import Grouping, Segments, documents
+
+Backend = Literal["auto", "sdpa", "flex", "varlen"]
+KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
+"""Layers that are shifted, keep a window of their own, or do not attend at all."""
+FOREIGN = ("s_aux", "position_bias")
+"""What some layers hand to attention and no stretch can take: sinks, and biases by position."""
+
+_numbers = itertools.count()
+_attached: weakref.WeakKeyDictionary[nn.Module, Attached] = weakref.WeakKeyDictionary()
+
+
+def attach(
+    model: PreTrainedModel,
+    length: int | None = None,
+    *,
+    group: int | None = None,
+    shifted: bool = True,
+    inference: bool = False,
+    backend: Backend = "auto",
+    full_below: int | None = None,
+) -> None:
+    """Have a decoder attend sparsely in training; everything else is as before, bit for bit.
+
+    Args:
+        model: of transformers, bare or wrapped by peft.
+        length: tokens of the rows that will be trained; decides the group, so that it does not change with a batch.
+        group: tokens of a group; None takes a quarter of `length`, and the window where that is longer.
+        shifted: whether half of the heads have groups moved by half of one.
+        inference: attend sparsely outside training too, as long as no cache holds anything (the paper: optional).
+        backend: what computes it; `auto` takes the quickest that the device and the layer allow.
+        full_below: longest document that is attended to in full; None is the window that the model comes with.
+
+    Raises:
+        UnsupportedModel: its layers cannot be shifted.
+        UsageError: it is attached already, or a length or group that makes no sense.
+    """
+    if model in _attached:
+        raise _refused("a model that attends by itself", "one that is attached already", "Detach it first.")
+    _expect_decoder(model)
+    window = full_below or int(model.config.get_text_config().max_position_embeddings)
+    grouping = Grouping(group or _group(length, window), shifted, window)
+    made = Attached(model, grouping, inference, backend)
+    AttentionInterface.register(made.name, made.attend)
+    AttentionMaskInterface.register(made.name, made.mask)
+    model.set_attn_implementation(made.name)
+    _attached[model] = made
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Have the model attend as it did before; a model that is not attached stays as it is."""
+    made = _attached.pop(model, None)
+    if made is not None:
+        model.set_attn_implementation(made.before)
+        for interface in (AttentionInterface, AttentionMaskInterface):
+            interface._global_mapping.pop(made.name, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How one forward attends, in the place of its mask."""
+
+    segments: Segments
+
+
+class Attached:
+    """What transformers calls for one model."""
+
+    def __init__(self, model: PreTrainedModel, grouping: Grouping, inference: bool, backend: Backend) -> None:
+        self.name = f"shifted-{next(_numbers)}"
+        self.before: str = model.config.get_text_config()._attn_implementation
+        self.grouping, self.inference, self.backend = grouping, inference, backend
+        self._model = weakref.ref(model)
+
+    def mask(self, *, batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0, **rest: Any) -> Any:
+        """How this forward attends: a `Decision`, or the mask that the model's own attention wants."""
+        fresh = int(q_offset) == 0 and q_length == kv_length
+        if not (self._active() and fresh) or rest.get("local_size") is not None:
+            own = AttentionMaskInterface()[self.before]
+            return own(batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, **rest)
+        return Decision(self.grouping.segments(documents(_begins(batch_size, q_length, **rest))))
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **rest: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """As the mask decided, for one layer; [B, T, H, E]."""
+        if isinstance(mask, Decision):
+            if foreign := [name for name in FOREIGN if rest.get(name) is not None]:
+                raise _unsupported("attention without sinks and without biases by position", ", ".join(foreign))
+            scoring = Scoring(rest.get("scaling"), rest.get("dropout", 0.0), rest.get("softcap"))
+            return shifted_attention(query, key, value, mask.segments, scoring), None
+        if mask is not None and self._active() and not rest.get("sliding_window") and query.shape[2] == key.shape[2]:
+            raise _unsupported("documents told apart by positions or a mask of [B, T]", "a mask of [B, 1, T, T]")
+        own = AttentionInterface()._global_mapping.get(self.before)
+        if own is None:  # `eager` is no entry of the table: each file of transformers has its own
+            own = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+        attended: tuple[Tensor, Tensor | None] = own(module, query, key, value, mask, **rest)
+        return attended
+
+    def _active(self) -> bool:
+        model = self._model()
+        return model is not None and (model.training or self.inference)
+
+
+def _begins(
+    batch_size: int,
+    length: int,
+    *,
+    mask_function: Any,
+    attention_mask: Tensor | None = None,
+    device: Any = "cpu",
+    use_vmap: bool = False,
+    **_: Any,
+) -> Tensor:
+    """[B, T] bool: where a document, or padding, begins, read off what transformers would make a mask of.
+
+    Two neighbours are of one document if the later one sees the earlier one. No mask of [T, T] is made.
+    """
+    rows, places = torch.arange(batch_size, device=device)[:, None], torch.arange(length, device=device)[None]
+    before, behind = (places - 1).clamp_min(0), (places + 1).clamp_max(length - 1)
+    head = torch.zeros((), dtype=torch.int64, device=device)
+    ahead = mask_function(rows, head, places, behind).expand(batch_size, length)[:, :-1]
+    if use_vmap or ahead.any():
+        raise _unsupported("plain causal attention", "a mask of the model's own, or one that looks ahead")
+    begins: Tensor = ~mask_function(rows, head, places, before).expand(batch_size, length)
+    if attention_mask is not None:
+        real = attention_mask[:, :length].bool()
+        begins = begins | real.diff(dim=1, prepend=real[:, :1])
+    return begins
+
+
+def _group(length: int | None, window: int) -> int:
+    """A quarter of the length, or the window where that is longer; even."""
+    if length is None:
+        raise _refused("the length that will be trained, or a group", "neither", "Pass length=, in tokens.")
+    if length <= window:
+        raise _refused(
+            f"a length beyond the window of {window} tokens, up to which attention is full",
+            str(length),
+            "Train without this, or pass group= and full_below=.",
+        )
+    return max(length // 4, window) // 2 * 2
+
+
+def _expect_decoder(model: PreTrainedModel) -> None:
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
+        raise _unsupported("a decoder that attends causally", type(model).__name__)
+    if "full_attention" not in kinds or kinds - KINDS:
+        raise _unsupported("layers that attend to everything before them", f"layers of {', '.join(sorted(kinds))}")
+    if not getattr(model, "_supports_attention_backend", False):
+        raise _unsupported("a model that attends through transformers' attention interface", type(model).__name__)
+
+
+def _refused(expected: str, got: str, remedy: str) -> UsageError:
+    return UsageError(expected, got, "Nothing was attached.", remedy)
+
+
+def _unsupported(expected: str, got: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        expected=expected,
+        got=got,
+        consequence="Shifted sparse attention cannot be right here, so nothing was computed.",
+        remedy="Train this model with full attention, or choose one of the Llama, Qwen, Gemma or Mistral families.",
+    )
