@@ -13,7 +13,7 @@ from preread.core.errors import UnsupportedModel, UsageError
 from preread.models.fingerprint import fingerprint
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig
-from preread.nn.rope import RULES, Linear, Ntk, Rope, Rule, Yarn, rope_of, stretched
+from preread.nn.rope import RULES, Linear, LongRope, Ntk, Rope, Rule, Yarn, rope_of, stretched
 
 FACTORS = (1.0, 1.5, 2.0, 4.0, 32.0)
 SHAPES = [(16, 10_000.0, 2048), (64, 10_000.0, 4096), (64, 100_000.0, 8192), (128, 500_000.0, 8192), (128, 1e6, 32_768)]
@@ -51,7 +51,39 @@ def test_the_rules_are_those_of_transformers(shape: tuple[int, float, int], fact
     }
     for rule, (frequencies, scaling) in expected.items():
         torch.testing.assert_close(rule(factor).frequencies(rope), frequencies, rtol=2e-6, atol=0)
-        assert rule(factor).scaling == pytest.approx(scaling, rel=1e-12)
+        assert rule(factor).scaling(rope) == pytest.approx(scaling, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("at", [None, 1_000_000], ids=["short", "long"])
+@pytest.mark.parametrize("given", [False, True], ids=["closed form", "given"])
+def test_longrope_is_that_of_transformers_for_short_and_long_prompts(shape, factor, at, given) -> None:
+    rope = plain(*shape)
+    pairs = len(rope.frequencies)
+    rule = LongRope(factor, tuple(1 + i * factor / pairs for i in range(pairs)) if given else None)
+    expected, scaling = theirs(*shape, rule.parameters(rope), at)
+    torch.testing.assert_close(rule.frequencies(rope), expected, rtol=2e-6, atol=0)
+    assert rule.scaling(rope) == pytest.approx(scaling, rel=1e-12)
+
+
+def test_longropes_closed_form_leaves_yarns_fast_pairs_and_slows_those_between_more() -> None:
+    rope = plain(64, 10_000.0, 4096)
+    yarn, own = (rope.frequencies / rule(8).frequencies(rope) for rule in (Yarn, LongRope))
+    assert torch.equal(own == 1, yarn == 1)
+    assert torch.equal(own.round(decimals=3) == 8, yarn.round(decimals=3) == 8)
+    between = (yarn > 1.001) & (yarn < 7.999)
+    assert between.sum() > 5
+    assert bool((own[between] > yarn[between]).all())
+    assert bool((own.diff() >= 0).all())
+
+
+@pytest.mark.parametrize(
+    ("factors", "says"), [((0.5,) * 32, "0.5"), ((2.0,) * 31, "31"), ((float("nan"),) * 32, "nan")]
+)
+def test_factors_that_make_no_sense_are_refused(factors: tuple[float, ...], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        LongRope(4, factors).frequencies(plain(64, 10_000.0, 4096))
 
 
 @pytest.mark.parametrize("rule", RULES.values())
@@ -59,7 +91,7 @@ def test_a_factor_of_one_changes_no_bit(rule: type[Rule]) -> None:
     for shape in SHAPES:
         rope = plain(*shape)
         assert torch.equal(rule(1).frequencies(rope), rope.frequencies)
-        assert rule(1).scaling == 1.0
+        assert rule(1).scaling(rope) == 1.0
 
 
 def test_ntk_keeps_the_fastest_pair_and_interpolates_the_slowest() -> None:
@@ -71,7 +103,7 @@ def test_ntk_keeps_the_fastest_pair_and_interpolates_the_slowest() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma"])
-@pytest.mark.parametrize("rule", [Linear(4), Ntk(4), Yarn(4)], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [Linear(4), Ntk(4), Yarn(4), LongRope(4)], ids=lambda rule: rule.name)
 def test_inside_the_block_the_window_is_larger_and_behind_it_nothing_has_changed(tiny_decoder, family, rule) -> None:
     decoder = tiny_decoder(family)
     ids = torch.arange(64) % 300 + 3
@@ -108,7 +140,7 @@ def test_the_view_reads_with_the_adapters_of_the_decoder(tiny_decoder) -> None:
             assert not torch.equal(_logits(view, ids), bare)
 
 
-@pytest.mark.parametrize("rule", [Linear(2), Ntk(2), Yarn(2)], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [Linear(2), Ntk(2), Yarn(2), LongRope(2)], ids=lambda rule: rule.name)
 def test_a_model_saved_inside_the_block_loads_stretched_anywhere(tiny_decoder, tmp_path, rule) -> None:
     decoder, ids = tiny_decoder(), torch.arange(64) + 3
     with stretched(decoder, rule) as view:

@@ -61,19 +61,13 @@ class Rule(ABC):
 
     def __post_init__(self) -> None:
         if not 1 <= self.factor < math.inf:
-            raise UsageError(
-                expected="a window that is stretched by a factor of at least 1",
-                got=f"{self.factor}",
-                consequence="Nothing was done.",
-                remedy="Choose 2 to read twice as far.",
-            )
+            raise _senseless("a window that is stretched by a factor of at least 1", f"{self.factor}")
 
     @abstractmethod
     def frequencies(self, rope: Rope) -> Tensor:
         """[E / 2] float32 radians a position."""
 
-    @property
-    def scaling(self) -> float:
+    def scaling(self, rope: Rope) -> float:  # noqa: ARG002 most rules look at the factor alone
         """What rotated queries and keys are multiplied by, each."""
         return 1.0
 
@@ -129,15 +123,10 @@ class Yarn(Rule):
 
     def frequencies(self, rope: Rope) -> Tensor:
         """As `Rule.frequencies`."""
-        pairs = len(rope.frequencies)
-        first = max(math.floor(_pair(rope, pairs, FAST)), 0)
-        last = min(math.ceil(_pair(rope, pairs, SLOW)), 2 * pairs - 1)
-        number = torch.arange(pairs, dtype=torch.float64, device=rope.frequencies.device)
-        slowed = ((number - first) / max(last - first, 1e-3)).clamp(0, 1)
+        slowed = _slowed(rope)
         return (rope.frequencies.double() * (slowed / self.factor + (1 - slowed))).float()
 
-    @property
-    def scaling(self) -> float:
+    def scaling(self, rope: Rope) -> float:  # noqa: ARG002
         """The root of the paper's 1 / t, once for queries and once for keys."""
         return 0.1 * math.log(self.factor) + 1.0
 
@@ -147,7 +136,59 @@ class Yarn(Rule):
         return {"rope_type": "yarn", "factor": self.factor, "rope_theta": rope.theta, **original}
 
 
-RULES: Mapping[str, type[Rule]] = {rule.name: rule for rule in (Linear, Ntk, Yarn)}
+@dataclass(frozen=True)
+class LongRope(Rule):
+    """LongRoPE (arXiv 2402.13753): every pair is slowed by a factor of its own, and attention is sharper.
+
+    The authors search for the factors, model by model; give what a search found. Without, they are a closed form of
+    ours and no search's result: 1 for the pairs that YaRN leaves as they were, the whole factor for those that it
+    interpolates in full, and between them its power by YaRN's share. Long and short prompts are turned alike, so that
+    what was read of a prompt stays true as it grows; the authors turn those within the old window as before.
+
+    Args:
+        factors: [E / 2] factors of 1 or more, the fastest pair first; None for the closed form.
+
+    Raises:
+        UsageError: a factor below 1, or none that is finite.
+    """
+
+    name: ClassVar[str] = "longrope"
+    factors: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factors is not None and not all(1 <= factor < math.inf for factor in self.factors):
+            raise _senseless("pairs that are slowed by factors of at least 1", f"one of {min(self.factors)}")
+
+    def frequencies(self, rope: Rope) -> Tensor:
+        """As `Rule.frequencies`.
+
+        Raises:
+            UsageError: there are not as many factors as pairs.
+        """
+        return (rope.frequencies.double() / self._factors(rope)).float()
+
+    def scaling(self, rope: Rope) -> float:
+        """The paper's, which keeps the attention's entropy as it was."""
+        return math.sqrt(1 + math.log(self.factor) / math.log(rope.window))
+
+    def parameters(self, rope: Rope) -> dict[str, Any]:
+        """As `Rule.parameters`."""
+        factors = self._factors(rope).tolist()
+        original = {"original_max_position_embeddings": rope.window}
+        lists = {"short_factor": factors, "long_factor": factors}
+        return {"rope_type": "longrope", "factor": self.factor, "rope_theta": rope.theta, **lists, **original}
+
+    def _factors(self, rope: Rope) -> Tensor:
+        """[E / 2] float64."""
+        if self.factors is None:
+            return self.factor ** _slowed(rope)
+        if len(self.factors) != len(rope.frequencies):
+            raise _senseless(f"{len(rope.frequencies)} factors, one for each pair", str(len(self.factors)))
+        return torch.tensor(self.factors, dtype=torch.float64, device=rope.frequencies.device)
+
+
+RULES: Mapping[str, type[Rule]] = {rule.name: rule for rule in (Linear, Ntk, Yarn, LongRope)}
 """Every rule by its name."""
 
 
@@ -177,7 +218,7 @@ def stretched(decoder: Decoder, rule: Rule) -> Iterator[Decoder]:
     with decoder.adapters.use(None):
         before = rotary.inv_freq, rotary.attention_scaling, config.rope_parameters, config.max_position_embeddings
         try:
-            rotary.inv_freq, rotary.attention_scaling = rule.frequencies(rope), rule.scaling
+            rotary.inv_freq, rotary.attention_scaling = rule.frequencies(rope), rule.scaling(rope)
             config.rope_parameters = rule.parameters(rope)
             config.max_position_embeddings = math.floor(rope.window * rule.factor)
             yield seen
@@ -212,6 +253,19 @@ def _rotary(decoder: Decoder) -> Any:
     return found[0]
 
 
+def _slowed(rope: Rope) -> Tensor:
+    """[E / 2] float64: YaRN's share of interpolation of each pair, from 0 to 1."""
+    pairs = len(rope.frequencies)
+    first = max(math.floor(_pair(rope, pairs, FAST)), 0)
+    last = min(math.ceil(_pair(rope, pairs, SLOW)), 2 * pairs - 1)
+    number = torch.arange(pairs, dtype=torch.float64, device=rope.frequencies.device)
+    return ((number - first) / max(last - first, 1e-3)).clamp(0, 1)
+
+
 def _pair(rope: Rope, pairs: int, turns: float) -> float:
     """Number of the pair that makes so many turns within the window, fractions included."""
     return pairs * math.log(rope.window / (turns * 2 * math.pi)) / math.log(rope.theta)
+
+
+def _senseless(expected: str, got: str) -> UsageError:
+    return UsageError(expected, got, "Nothing was done.", "Choose a factor of 2 to read twice as far.")

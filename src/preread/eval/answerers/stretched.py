@@ -26,7 +26,7 @@ class Stretched(Full):
             the window is 1: the full text as it is.
     """
 
-    rule: Literal["linear", "ntk", "yarn"] = "yarn"
+    rule: Literal["linear", "ntk", "yarn", "longrope"] = "yarn"
     factor: float | None = None
     kind: ClassVar[str] = "stretched"
 

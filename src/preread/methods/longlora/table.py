@@ -38,7 +38,7 @@ class TableLora(nn.Module):
         return [*hooks, model.get_output_embeddings().register_forward_hook(self._predict)] if self.head else hooks
 
     def tensors(self) -> dict[str, Tensor]:
-        """Both matrices by their names in peft's file, on the CPU, and for a tied head once more as peft writes them."""
+        """Both matrices by their names in peft's file, on the CPU; a tied head has them again, as in peft's."""
         own = {f"{PEFT_PREFIX}{self.path}.lora_embedding_{letter}": compact(m) for letter, m in self._matrices}
         return own | {name: compact(matrix.T).clone() for name, matrix in self._of_head}
 
