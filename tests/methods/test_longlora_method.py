@@ -79,7 +79,7 @@ def test_the_loss_is_the_models_own_under_full_attention(decoder):
 def test_sparse_in_training_and_full_afterwards(decoder):
     batch = _batch(decoder)
     with _objective(decoder) as objective:
-        sparse = float(objective(batch)["lm"])
+        sparse = float(objective(batch)["lm"].detach())
         objective.settle()
         full = float(objective(batch)["lm"])
         wanted = float(torch.cat([_loss(decoder, row) for row in batch.ids]).mean())
@@ -160,7 +160,7 @@ def test_a_training_lowers_the_loss_and_is_read_back_as_it_was(decoder, extensio
     ids, state = _ids(decoder, 200), {k: v.clone() for k, v in decoder.model.state_dict().items()}
     before = decoder.model(ids[None]).logits
     with _objective(decoder, extension=extension) as objective:
-        first = float(objective(batches[0])["lm"])
+        first = float(objective(batches[0])["lm"].detach())
         outcome = train(
             objective,
             lambda number: batches[number % 2],
@@ -180,7 +180,7 @@ def test_a_training_lowers_the_loss_and_is_read_back_as_it_was(decoder, extensio
         assert handle.caveats([object()]) == ()
         torch.testing.assert_close(decoder.model(ids[None]).logits, after, atol=1e-5, rtol=0)
         onward = handle.objective("instruct")
-        assert float(onward(batches[0])["lm"]) < first - 0.02
+        assert float(onward(batches[0])["lm"].detach()) < first - 0.02
     assert torch.equal(decoder.model(ids[None]).logits, before)
 
 

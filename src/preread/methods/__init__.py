@@ -7,7 +7,8 @@ from typing import Any
 
 from preread.methods.kv.method import Kv
 from preread.methods.lloco.method import Lloco
+from preread.methods.longlora.method import LongLora
 from preread.methods.text import Text
 
-METHODS: Mapping[str, type[Any]] = {Text.name: Text, Kv.name: Kv, Lloco.name: Lloco}
+METHODS: Mapping[str, type[Any]] = {Text.name: Text, Kv.name: Kv, Lloco.name: Lloco, LongLora.name: LongLora}
 """Every method by the name that users type. To delete one, delete its folder and its entry."""

@@ -100,7 +100,7 @@ class LongLoraHandle(PlainHandle):
     reads: ClassVar[Scope] = "document"
 
     def __init__(self, method: LongLora, decoder: Decoder) -> None:
-        self.method, self.base = method, decoder
+        self.method, self.base, self.trained_window = method, decoder, decoder.window
         self.extension: Extension | None = None
         self.manifest = _manifest(method.weights, decoder) if method.weights else {}
         self._training = ExitStack()
@@ -114,7 +114,7 @@ class LongLoraHandle(PlainHandle):
                 stack.callback(self.extension.detach)
                 seen = view(seen, fingerprint=sha256(seen.fingerprint, self.extension.hash))
             if method.attention.reading:
-                stack.enter_context(_attending(seen, method.attention, reading=True))
+                stack.enter_context(_attending(seen, self.trained_window, method.attention, reading=True))
             super().__init__(seen)
             self._attached = stack.pop_all()
 
@@ -168,7 +168,9 @@ class LongLoraHandle(PlainHandle):
                 stack.callback(extension.detach)
             sparing = stack.enter_context(ExitStack())  # what ends with the training, while its weights stay in force
             if not self.method.attention.reading:
-                sparing.enter_context(_attending(self.decoder, self.method.attention, reading=False))
+                sparing.enter_context(
+                    _attending(self.decoder, self.trained_window, self.method.attention, reading=False)
+                )
             sparing.enter_context(frugal(self.decoder.model, self.method.levers))
             made = {
                 "kind": "extension",
@@ -184,11 +186,18 @@ class LongLoraHandle(PlainHandle):
 
 
 @contextmanager
-def _attending(decoder: Decoder, attention: Attention, reading: bool) -> Iterator[None]:
-    """Inside the block the decoder attends as said, in training, or in reading too."""
-    group, full_below = attention.group, None
-    if attention.kind == "full":  # the same kernels, each document a single group
-        group = full_below = decoder.window
+def _attending(decoder: Decoder, window: int, attention: Attention, reading: bool) -> Iterator[None]:
+    """Inside the block the decoder attends as said, in training, or in reading too.
+
+    Args:
+        decoder: with its new window.
+        window: the one before, up to which attention is full.
+        attention: how.
+        reading: whether in reading too.
+    """
+    group, full_below = attention.group, window
+    if attention.kind == "full" or decoder.window <= window:  # the same kernels, each document a single stretch
+        group, full_below = decoder.window // 2 * 2, decoder.window
     attach(
         decoder.model,
         decoder.window,

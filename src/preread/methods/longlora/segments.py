@@ -2,8 +2,8 @@
 
 LongLoRA (arXiv 2309.12307, section 3.2) attends in groups of G tokens, and half of the heads in groups that are moved
 by G / 2. The authors roll the sequence for it, which shows its end to its beginning; here the moved groups begin with
-one of half the size, and nothing is rolled. Groups are counted from the start of each document, so that documents packed
-into one row, or padded at either side, attend as each would alone.
+one of half the size, and nothing is rolled. Groups are counted from the start of each document, so that documents that
+are packed into one row, or padded at either side, attend as each would alone.
 """
 
 from __future__ import annotations
