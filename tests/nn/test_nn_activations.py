@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from preread.core.errors import UnsupportedModel, UsageError
+from preread.models.quantised import quantise
 from preread.nn.activations import PIECE, Levers, frugal
 from preread.nn.lora import Lora, LoraConfig
 from preread.nn.losses import answer_losses
@@ -194,3 +195,31 @@ def test_a_model_of_another_build_is_refused(tiny_decoder):
         del layer.mlp
     with pytest.raises(UnsupportedModel, match="an `mlp`"), frugal(model, Levers(tiles=2)):
         pass
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:torchao")
+def test_over_a_4_bit_base_gradients_are_those_over_the_weights_it_stands_for(tiny_decoder):
+    """QLoRA: the base's weights are unpacked on the way, and what trains sees no difference."""
+
+    def gradients(unpacked):
+        decoder = tiny_decoder()
+        decoder.model.bfloat16()
+        quantise(decoder.model, "int4")
+        if unpacked:
+            for layer in decoder.model.base_model.layers.modules():
+                if isinstance(layer, nn.Linear):
+                    layer.weight = nn.Parameter(layer.weight.get_original_weight(), requires_grad=False)
+        torch.manual_seed(0)
+        lora = Lora(LoraConfig(rank=2, dropout=0.0), decoder.projections)
+        for b in lora.b.values():
+            nn.init.normal_(b, generator=torch.Generator().manual_seed(3))
+        decoder.adapters.add("lora", lora)
+        made = Trained(decoder, lora, Masters(decoder.model, ["model.norm.weight", "model.embed_tokens.weight"]))
+        made.masters.attach()
+        return made.gradients(Levers("full", tiles=2))
+
+    quantised, plain = gradients(unpacked=False), gradients(unpacked=True)
+    assert quantised.keys() == plain.keys()
+    assert all(gradient.abs().max() > 0 for gradient in quantised.values())
+    for name, gradient in plain.items():
+        assert torch.allclose(quantised[name], gradient, rtol=1e-6), name

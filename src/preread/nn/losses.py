@@ -58,10 +58,11 @@ def answer_losses(head: Head, states: Tensor, targets: Tensor, teacher: TopK | N
         Two scalars, in nats a token.
     """
     ce, kl = states.new_zeros((), dtype=torch.float32), states.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(targets), CHUNK):
-        piece = slice(start, start + CHUNK)
-        taught = (teacher.ids[piece], teacher.probabilities[piece]) if teacher else None
-        more = checkpoint(_chunk, head, states[piece], targets[piece], taught, use_reentrant=False)
+    # One split, whose gradient is one concatenation: each slice's would be as large as all states.
+    for number, piece in enumerate(torch.split(states, CHUNK)):
+        these = slice(number * CHUNK, (number + 1) * CHUNK)
+        taught = (teacher.ids[these], teacher.probabilities[these]) if teacher else None
+        more = checkpoint(_chunk, head, piece, targets[these], taught, use_reentrant=False)
         assert more is not None
         ce, kl = ce + more[0], kl + more[1]
     return ce / len(targets), kl / len(targets)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from preread.core.errors import IntegrityError, ResourceError, UsageError
+from preread.training.optimizers import flat, whole
 
 NAME = "checkpoint.safetensors"
 
@@ -31,7 +32,7 @@ def save(
     """
     tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
-        tensors |= {f"{key}/{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
+        tensors |= {f"{key}/{name}": value for key, value in flat(optimizer.state.get(parameter, {})).items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     half = folder / (NAME + ".part")
     try:
@@ -75,7 +76,8 @@ def load(folder: Path, recipe: str, parameters: Mapping[str, nn.Parameter], opti
         state = {key.split("/", 1)[0]: value for key, value in tensors.items() if key.split("/", 1)[1] == name}
         state.pop("parameter")
         # Adam keeps its step counter on the CPU and its moments beside the parameter.
-        optimizer.state[parameter] = {k: v if v.dim() == 0 else v.to(parameter.device) for k, v in state.items()}
+        state = {k: v if v.dim() == 0 else v.to(parameter.device) for k, v in state.items()}
+        optimizer.state[parameter] = whole(state)
     return step
 
 

@@ -22,7 +22,8 @@ from preread.core.errors import PrereadError, UsageError
 from preread.core.method import Objective
 from preread.core.progress import progress
 from preread.core.stopping import deferred_interrupt
-from preread.training import checkpoint
+from preread.training import checkpoint, optimizers
+from preread.training.optimizers import Name
 
 LOG = "log.jsonl"
 Batches = Callable[[int], Any]
@@ -41,6 +42,7 @@ class TrainingConfig:
         accumulation: micro-steps an optimizer step.
         weight_decay: AdamW's.
         betas: AdamW's.
+        optimizer: AdamW with moments in float32, or in 8 bits, which take a quarter of the memory.
         clip: largest norm of the gradients.
         seed: of dropout; batches have their own.
         save_every: steps between checkpoints.
@@ -54,6 +56,7 @@ class TrainingConfig:
     accumulation: int = 1
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
+    optimizer: Name = "adamw"
     clip: float = 1.0
     seed: int = 0
     save_every: int = 50
@@ -104,13 +107,13 @@ def train(
     Raises:
         PrereadError: the loss is not a number.
         ResourceError: the disk is full; the last checkpoint stands.
-        UsageError: the checkpoint belongs to another recipe.
+        UsageError: the checkpoint belongs to another recipe, or the optimizer needs a package that is missing.
     """
     # The objective stays where its decoder is: accelerate would move it to a GPU that the decoder may not be on.
     accelerator = Accelerator(gradient_accumulation_steps=config.accumulation, device_placement=False)
     parameters = objective.trainable()
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    optimizer = optimizers.optimizer(
+        config.optimizer, parameters.values(), config.learning_rate, config.betas, config.weight_decay
     )
     recipe = dump(replace(config, minutes=None, save_every=1)) + rest  # what decides the numbers, and nothing else
     done = checkpoint.load(folder, recipe, parameters, optimizer)
@@ -130,8 +133,7 @@ def train(
             if config.minutes is not None and time.perf_counter() - start > 60 * config.minutes:
                 break
             rate = learning_rate(config, done)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            optimizers.set_rate(optimizer, rate)
             terms = _step(accelerator, module, wrapped, batches, config, done)
             done += 1
             _require(folder)

@@ -18,7 +18,7 @@ Workspace = Callable[..., int]
 """Arguments of an operation -> bytes that its kernel takes for itself while it runs."""
 
 
-class Peak(TorchDispatchMode):
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Counts, inside the block, the bytes of all tensors that operations make, for as long as they live.
 
     Tensors from before the block do not count, and neither does what kernels take for themselves, unless told.
@@ -32,7 +32,7 @@ class Peak(TorchDispatchMode):
     """
 
     def __init__(self, workspaces: Mapping[str, Workspace] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.highest = 0
         self._workspaces = workspaces or {}
         self._living: dict[int, weakref.finalize[..., Any]] = {}
