@@ -299,3 +299,20 @@ def test_recursive_collections_keep_a_memory_of_the_whole_document(open_library,
     whole = collection.ask("What met storm number 35?", sampling=SHORT)
     pieces = collection.ask("What met storm number 35?", mode="passages", k=2, sampling=SHORT)
     assert pieces.usage.tokens_read < whole.usage.tokens_read < added.entry.tokens
+
+
+def test_a_method_that_makes_another_decoder_of_the_shared_one_is_refused(open_library, log):
+    collection = open_library().collection("sea", Settings(model="tiny", method="longlora", options={"length": 4096}))
+    before = collection.decoder.window
+    with pytest.raises(UsageError, match="Export the altered decoder"):
+        collection.handle("longlora")
+    assert collection.decoder.window == before
+
+
+def test_longlora_reads_the_whole_document_as_text(open_library, log):
+    collection = open_library().collection("sea", Settings(model="tiny", method="longlora"))
+    collection.add(log)
+    answer = collection.ask("Who met the storm?", sampling=SHORT)
+    whole = collection.documents()[0].tokens
+    assert answer.usage.tokens_of_source == answer.usage.tokens_of_documents == whole < answer.usage.tokens_read
+    assert answer.citations

@@ -20,6 +20,7 @@ from preread.methods import METHODS
 from preread.methods.kv.method import Kv
 from preread.methods.lloco.method import Lloco
 from preread.methods.lloco.shape import CompressorConfig
+from preread.methods.longlora.method import LongLora
 from preread.methods.text import Text
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig
@@ -29,10 +30,13 @@ SMALL = CompressorConfig(max_summary=16, lora=LoraConfig(rank=4))
 CASES: dict[str, Callable[[], Method]] = {
     "text": Text,
     "lloco": lambda: Lloco(ratio=4, shape=SMALL),
+    "longlora": LongLora,
     "kv": lambda: Kv(ratio=4),
     "kv-matched": lambda: Kv(ratio=4, match=True),
     "lloco-recursive": lambda: Lloco(ratio=4, segments="recursive", segment_tokens=20, shape=SMALL),
 }
+PLAIN = {"text", "longlora"}
+"""Methods whose memories are the text itself."""
 REFUSED = {("kv-matched", "tiny-gemma")}
 """Where a method says at once that it cannot be attached: keys with a weight need attention without a soft cap."""
 FAMILIES = ("llama", "qwen2", "gemma", "default")
@@ -140,7 +144,7 @@ def test_running_text_behind_a_memory_is_read_in_the_light_of_it(handle, decoder
         assert torch.equal(prompt.ids[-len(ids) :], ids)
         with_memory = _logits(decoder, prompt)[-len(ids) :]
         assert (with_memory - _logits(decoder, handle.continuation(ids, []))[-len(ids) :]).abs().max() > 1e-3
-        if handle.name == "text":
+        if handle.name in PLAIN:
             assert torch.equal(with_memory, _logits(decoder, Prompt(whole))[-len(ids) :])
 
 
@@ -172,7 +176,7 @@ def test_text_takes_the_place_of_one_memory_and_leaves_the_others(handle, decode
         first, middle, last = text.encode(passages)
     mixed = handle.prompt("Who?", [own[0], middle, own[2]])
     assert mixed.fields <= handle.needs
-    if handle.name != "text":
+    if handle.name not in PLAIN:
         assert int((mixed.ids == MEMORY).sum()) == own[0].positions + own[2].positions
     bare = len(handle.prompt("Who?", own)) - sum(memory.positions for memory in own)
     assert len(mixed) == bare + own[0].positions + len(passages[1].ids) + own[2].positions
@@ -180,7 +184,7 @@ def test_text_takes_the_place_of_one_memory_and_leaves_the_others(handle, decode
     assert any(torch.equal(window, words) for window in mixed.ids.unfold(0, len(words), 1))
     logits = _logits(decoder, mixed)[-1]
     others = [[own[0], first, own[2]], [own[0], middle]]
-    if handle.name != "text":  # to which they are the same
+    if handle.name not in PLAIN:  # to which they are the same
         others += [[first, middle, own[2]], [own[0], middle, last]]
     for other in others:
         assert (logits - _logits(decoder, handle.prompt("Who?", other))[-1]).abs().max() > 1e-3
