@@ -152,6 +152,29 @@ def test_a_model_saved_inside_the_block_loads_stretched_anywhere(tiny_decoder, t
     torch.testing.assert_close(_logits(found, ids), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_heads_of_which_a_part_turns_are_saved_as_such(tiny_tokenizer, tmp_path) -> None:
+    from transformers import GlmConfig
+
+    config = GlmConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        partial_rotary_factor=0.25,  # 0.5 is what a config that says nothing means
+        max_position_embeddings=256,
+        pad_token_id=0,
+    )
+    decoder = Decoder(AutoModelForCausalLM.from_config(config), tiny_tokenizer, "tiny-glm", "")
+    with stretched(decoder, Yarn(2)) as view:
+        expected = _logits(view, torch.arange(64) + 3)
+        view.model.save_pretrained(tmp_path)
+    found = Decoder(AutoModelForCausalLM.from_pretrained(tmp_path), tiny_tokenizer, "loaded", "")
+    torch.testing.assert_close(_logits(found, torch.arange(64) + 3), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("factor", [0.5, 0, -1, float("inf"), float("nan")])
 def test_a_senseless_factor_is_refused(factor: float) -> None:
     with pytest.raises(UsageError, match="factor"):

@@ -70,10 +70,10 @@ def longlora(
     """
     outcome = _train(recipe, data, out, model, estimate, yes, set_, json_)
     if outcome and outcome.finished and export:
-        from preread.methods.longlora.export import export as write
+        from preread.methods.longlora.export import export_trained
         from preread.recipes import TRAINED
 
-        say(f"exported to {write(out / TRAINED, export)}")
+        say(f"exported to {export_trained(out / TRAINED, export)}")
     _report(outcome, json_)
 
 

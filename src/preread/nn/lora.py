@@ -108,6 +108,11 @@ class Lora(nn.Module):
         low = F.linear(x, self.a[key].to(x.dtype))
         return F.linear(low, self.b[key].to(x.dtype)) * (self.config.alpha / self.config.rank)
 
+    def update(self, name: str) -> Tensor:
+        """[out, in] float32: what it adds to the weights of a layer that it sits on."""
+        key = name.replace(".", "/")
+        return self.b[key].detach() @ self.a[key].detach() * (self.config.alpha / self.config.rank)
+
     def tensors(self) -> dict[str, Tensor]:
         """Every matrix by its name in PEFT's file, on the CPU."""
         matrices = {(key, letter): m for letter, of in (("A", self.a), ("B", self.b)) for key, m in of.items()}

@@ -219,7 +219,8 @@ def stretched(decoder: Decoder, rule: Rule) -> Iterator[Decoder]:
         before = rotary.inv_freq, rotary.attention_scaling, config.rope_parameters, config.max_position_embeddings
         try:
             rotary.inv_freq, rotary.attention_scaling = rule.frequencies(rope), rule.scaling(rope)
-            config.rope_parameters = rule.parameters(rope)
+            # What part of a head turns is no rule's to say.
+            config.rope_parameters = {**config.rope_parameters, **rule.parameters(rope)}
             config.max_position_embeddings = math.floor(rope.window * rule.factor)
             yield seen
         finally:

@@ -22,7 +22,8 @@ from torch.utils.hooks import RemovableHandle
 
 from preread.core.errors import UsageError
 from preread.core.types import sha256
-from preread.methods.longlora.table import TableLora, head_path, table_path, tied
+from preread.methods.longlora.parts import head_path, last, linear, norms, table_path, tied
+from preread.methods.longlora.table import TableLora
 from preread.nn import lora as peft
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig, compact, digest
@@ -79,7 +80,7 @@ class Extension(nn.Module):
         self._hooks: list[RemovableHandle] = []
         self._attached = False
         _expect_possible(config, decoder)
-        self.lora = Lora(config.lora, _linear(decoder)) if config.lora is not None else None
+        self.lora = Lora(config.lora, linear(decoder.model)) if config.lora is not None else None
         wanted = config.lora if config.embeddings == "lora" else None
         self.table = TableLora(wanted, decoder.model) if wanted is not None else None
         self.masters = Masters(decoder.model, _trained(config, decoder))
@@ -97,7 +98,7 @@ class Extension(nn.Module):
         """
         self.masters.attach()
         if self.lora is not None:
-            layers = _linear(self._decoder)
+            layers = linear(self._decoder.model)
             names = [key.replace("/", ".") for key in self.lora.a]
             self._hooks = [layers[name].register_forward_hook(_adding(self.lora, name)) for name in names]
         if self.table is not None:
@@ -127,6 +128,25 @@ class Extension(nn.Module):
                     parameter.copy_(parameter.to(self._decoder.dtype))
         if self._attached:
             self.masters.refresh()
+
+    @torch.no_grad()
+    def merged(self) -> dict[str, Tensor]:
+        """The decoder's parameters that it changes, with the change in them, by name; a tied one is one tensor.
+
+        They are added up in float32 and have the decoder's dtype.
+        """
+        own = dict(self._decoder.model.named_parameters(remove_duplicate=False))
+        made: dict[int, Tensor] = {}  # by parameter
+        for name, master in self.masters.named().items():
+            made[id(own[name])] = master.to(own[name].dtype, copy=True)
+        if self.lora is not None:
+            for path in (key.replace("/", ".") for key in self.lora.a):
+                weight = own[f"{path}.weight"]
+                made[id(weight)] = (weight.float() + self.lora.update(path)).to(weight.dtype)
+        if self.table is not None:
+            weight = own[f"{self.table.path}.weight"]
+            made[id(weight)] = (weight.float() + self.table.update()).to(weight.dtype)
+        return {name: made[id(weight)] for name, weight in own.items() if id(weight) in made}
 
     def save(self, folder: Path) -> None:
         """Write a PEFT checkpoint, or `extension.safetensors` where everything trains."""
@@ -165,8 +185,8 @@ class Extension(nn.Module):
         if self.config.lora is None:
             settings["target_modules"] = NO_TARGETS
         elif self.table is not None:
-            settings["target_modules"] = [*self.config.lora.targets, _last(self.table.path)]
-        modules = {_last(name.rpartition(".")[0]) for name in _trained(self.config, self._decoder)}
+            settings["target_modules"] = [*self.config.lora.targets, last(self.table.path)]
+        modules = {last(name.rpartition(".")[0]) for name in _trained(self.config, self._decoder)}
         settings["modules_to_save"] = sorted(modules) or None
         settings["ensure_weight_tying"] = self.config.embeddings != "frozen" and tied(self._decoder.model)
         return settings
@@ -180,34 +200,17 @@ def _adding(lora: Lora, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], T
     return add
 
 
-def _linear(decoder: Decoder) -> dict[str, nn.Linear]:
-    """Every linear layer but the output head, by name."""
-    head = decoder.model.get_output_embeddings()
-    modules = decoder.model.named_modules()
-    return {name: module for name, module in modules if hasattr(module, "in_features") and module is not head}
-
-
-def _norms(decoder: Decoder) -> set[str]:
-    """Names of the parameters of every norm, those inside the attention and the final one too."""
-    return {
-        f"{path}.{name}"
-        for path, module in decoder.model.named_modules()
-        if "Norm" in type(module).__name__
-        for name, _ in module.named_parameters(recurse=False)
-    }
-
-
 def _trained(config: ExtensionConfig, decoder: Decoder) -> set[str]:
     """Names of the parameters that train whole."""
     if config.everything:
         return {name for name, _ in decoder.model.named_parameters()}
-    norms = _norms(decoder) if config.norms else set()
-    return norms | ({f"{table_path(decoder.model)}.weight"} if config.embeddings == "full" else set())
+    whole = norms(decoder.model) if config.norms else set()
+    return whole | ({f"{table_path(decoder.model)}.weight"} if config.embeddings == "full" else set())
 
 
 def _expect_possible(config: ExtensionConfig, decoder: Decoder) -> None:
     """Refuse what this decoder cannot be trained in."""
-    there = {_last(name) for name in _linear(decoder)}
+    there = {last(name) for name in linear(decoder.model)}
     if strange := sorted({*(config.lora.targets if config.lora else ())} - there):
         raise _senseless(f"LoRA on linear layers of {decoder.name} ({', '.join(sorted(there))})", ", ".join(strange))
     if config.everything and any(hasattr(weight, "__tensor_flatten__") for weight in decoder.model.parameters()):
@@ -275,16 +278,12 @@ def _config(raw: dict[str, Any], tensors: dict[str, Tensor], decoder: Decoder) -
         raise ValueError(f"layers named by a pattern, {targets}")
     lora = peft.shape(plain)
     if targets != NO_TARGETS:
-        low_rank = not {table, _last(table)}.isdisjoint(targets)
-        lora = replace(lora, targets=tuple(name for name in targets if name not in (table, _last(table))))
-    norms = any(peft.PEFT_PREFIX + name in tensors for name in _norms(decoder))
+        low_rank = not {table, last(table)}.isdisjoint(targets)
+        lora = replace(lora, targets=tuple(name for name in targets if name not in (table, last(table))))
+    with_norms = any(peft.PEFT_PREFIX + name in tensors for name in norms(decoder.model))
     full = f"{peft.PEFT_PREFIX}{table}.weight" in tensors
     embeddings: Literal["frozen", "full", "lora"] = "full" if full else "lora" if low_rank else "frozen"
-    return ExtensionConfig(None if targets == NO_TARGETS else lora, norms, embeddings)
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
+    return ExtensionConfig(None if targets == NO_TARGETS else lora, with_norms, embeddings)
 
 
 def _senseless(expected: str, got: str) -> UsageError:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from preread.methods.longlora.parts import head_path, table_path, tied
 from preread.nn.lora import PEFT_PREFIX, LoraConfig, compact, fill
 
 
@@ -36,6 +37,10 @@ class TableLora(nn.Module):
         """Have the model compute with it until the hooks are removed."""
         hooks = [model.get_input_embeddings().register_forward_hook(self._embed)]
         return [*hooks, model.get_output_embeddings().register_forward_hook(self._predict)] if self.head else hooks
+
+    def update(self) -> Tensor:
+        """[V, D] float32: what it adds to the table."""
+        return (self.b.detach() @ self.a.detach()).T * self.scale
 
     def tensors(self) -> dict[str, Tensor]:
         """Both matrices by their names in peft's file, on the CPU; a tied head has them again, as in peft's."""
@@ -75,22 +80,3 @@ class TableLora(nn.Module):
     def _predict(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         low = F.linear(inputs[0], self.b.T.to(output.dtype))
         return output + F.linear(low, self.a.T.to(output.dtype)) * self.scale
-
-
-def table_path(model: PreTrainedModel) -> str:
-    """Name of the embedding table's module."""
-    return _path(model, model.get_input_embeddings())
-
-
-def head_path(model: PreTrainedModel) -> str:
-    """Name of the output head's module."""
-    return _path(model, model.get_output_embeddings())
-
-
-def tied(model: PreTrainedModel) -> bool:
-    """Whether the output head's weights are the embedding table's."""
-    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-
-def _path(model: PreTrainedModel, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
