@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from preread.methods.longlora.extension import ExtensionConfig
-from preread.nn.activations import Levers
 from torch.nn import functional as F
 
 from preread import recipes
 from preread.core.errors import FingerprintMismatch, IntegrityError, UsageError
 from preread.core.types import PackedBatch, TextBatch
+from preread.methods.longlora.extension import ExtensionConfig
 from preread.methods.longlora.method import Attention, LongLora
 from preread.methods.longlora.objective import MANIFEST
+from preread.nn.activations import Levers
 from preread.nn.lora import LoraConfig
 from preread.training.loop import TrainingConfig, train
 
@@ -220,3 +220,47 @@ def test_a_recipe_of_phases_extends_and_judges_held_out_text(decoder, tmp_path, 
     assert len(manifest["trained_on"]) == 1
     assert decoder.window == SHORT
     assert not any(module._forward_hooks for module in decoder.model.modules())
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(decoder, tmp_path):
+    config = TrainingConfig(steps=6, learning_rate=0.01, save_every=1)
+    batches = [_batch(decoder, seed=seed) for seed in range(6)]
+
+    def stopping(number):
+        if number == 3:
+            raise ConnectionError
+        return batches[number]
+
+    def run(folder, source):
+        extension = ExtensionConfig(lora=LoraConfig(rank=2, dropout=0.2))
+        with _objective(decoder, extension=extension, levers=Levers(tiles=2)) as objective:
+            train(objective, source, config, folder)
+            return {name: parameter.detach().clone() for name, parameter in objective.named_parameters()}
+
+    torch.manual_seed(1)
+    straight = run(tmp_path / "straight", batches.__getitem__)
+    torch.manual_seed(1)
+    with pytest.raises(ConnectionError):
+        run(tmp_path / "stopped", stopping)
+    went_on = run(tmp_path / "stopped", batches.__getitem__)
+    assert straight.keys() == went_on.keys()
+    assert all(torch.equal(straight[name], went_on[name]) for name in straight)
+
+
+def test_a_recipe_of_instructions_goes_on_from_an_extension(decoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "load", lambda _: decoder)
+    monkeypatch.setattr(recipes, "cache_home", lambda: tmp_path / "cache")
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "The keeper saw a ship. " * 200}) + "\n")
+    asked = [{"question": "Who saw a ship?", "answers": ["The keeper"]}]
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"text": "The keeper saw a ship. " * 60, "questions": asked}))
+    common = {"method": "longlora", "window": 4 * SHORT, "training": TrainingConfig(steps=2)}
+    extend = recipes.Recipe(stage="extend", data=["text.jsonl"], settings={"length": 4 * SHORT}, **common)
+    recipes.run(extend, tmp_path, tmp_path / "extended")
+    settings = {"weights": tmp_path / "extended" / recipes.TRAINED}
+    instruct = recipes.Recipe(
+        stage="instruct", data=["asked.jsonl"], batches="instructions", settings=settings, **common
+    )
+    assert recipes.run(instruct, tmp_path, tmp_path / "instructed").finished
+    manifest = json.loads((tmp_path / "instructed" / recipes.TRAINED / MANIFEST).read_text())
+    assert manifest["length"] == 4 * SHORT
+    assert len(manifest["trained_on"]) == 2
