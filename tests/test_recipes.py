@@ -281,3 +281,8 @@ def test_counted_operations_are_those_of_the_equations(data, tiny_decoder):
     compressed, predicted, read = 2 * 2 * (30 + 5 + 1), 2 * 30, 2 * (5 + 30 + 1)
     products = 2 * 2 * layers * (compressed + read) + 3 * 2 * head * predicted  # the head's forward is taken twice
     assert estimate(recipe, data).flops / recipe.training.steps == pytest.approx(products, rel=0.25)
+
+
+def test_batches_that_a_stage_cannot_read_are_refused(data):
+    with pytest.raises(UsageError, match="batches of windows"):
+        run(build(Recipe, {**VALUES, "batches": "packed"}), data, data / "out")

@@ -199,7 +199,7 @@ class _Prepared:
     def objective(self, phase: Recipe) -> Objective:
         """What a phase minimises."""
         try:
-            return self.handle.objective(phase.stage, **phase.objective)
+            made = self.handle.objective(phase.stage, **phase.objective)
         except TypeError as error:  # a keyword that the stage does not have
             raise UsageError(
                 expected=f"settings of {phase.method}'s stage {phase.stage}",
@@ -207,6 +207,10 @@ class _Prepared:
                 consequence="Nothing was trained.",
                 remedy="Correct `objective` in the recipe.",
             ) from error
+        if phase.batches not in made.batches:
+            wanted = f"batches of {' or '.join(sorted(made.batches))} for {phase.method}'s stage {phase.stage}"
+            raise UsageError(wanted, phase.batches, "Nothing was trained.", "Correct `batches` in the recipe.")
+        return made
 
     def batches(self, phase: Recipe) -> Batches:
         """Windows by number of the micro-step."""

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,8 @@ def record(config: GridConfig, found: list[Judged], command: str) -> dict[str, A
 
 def _arm(config: GridConfig, name: str, length: int, model: str, data: Path, folder: Path) -> Judged | None:
     recipe = _recipe(config, config.arms[name], length, model)
-    key = sha256(repr(recipe), repr((config.held_out, config.windows, config.judged)), repr(config.small))
+    judged_by = config.held_out, config.windows, config.judged, config.small
+    key = sha256(repr(replace(recipe, model="")), repr(judged_by))  # wherever the decoder's folder is
     kept = folder / "judged.json"
     if kept.exists() and (before := json.loads(kept.read_text(encoding="utf-8")))["key"] == key:
         return Judged(name, length, before["losses"], before["parameters"])

@@ -28,7 +28,12 @@ class Objective(nn.Module, ABC):
 
     The parameters that train are those with `requires_grad`; nothing else may change. `forward` is the loss, so that
     a distributed wrapper sees an ordinary module.
+
+    Class attributes:
+        batches: which ways of a recipe to read text it takes.
     """
+
+    batches: ClassVar[frozenset[str]] = frozenset({"windows"})
 
     @abstractmethod
     def forward(self, batch: Any) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +47,8 @@ class ExtendObjective(Objective):
             drawn so that all positions of the new window are met while only the training window is computed.
         finish: undoes, once the training is over, what the handle put in force for it alone.
     """
+
+    batches: ClassVar[frozenset[str]] = frozenset({"windows", "packed", "instructions"})
 
     def __init__(
         self,
@@ -84,7 +86,9 @@ class ExtendObjective(Objective):
             rows.positions.to(device),
         )
         # The state before a judged token predicts it; what stands first in a row is never judged.
-        predicting = states[:, :-1][rows.judged[:, 1:].to(device)]
+        # Their places are known here: a mask on the device would make it wait, and one without numbers has none.
+        row, place = (index.to(device) for index in rows.judged[:, 1:].nonzero(as_tuple=True))
+        predicting = states[row, place]
         targets = rows.ids[rows.judged].to(device)
         return {"lm": answer_losses(self.decoder.logits, predicting, targets)[0]}
 
