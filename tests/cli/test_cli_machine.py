@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from preread import doctor
 from preread.doctor import Finding
@@ -86,3 +87,28 @@ def test_compare_writes_a_page_and_says_where(run, log, tmp_path):
     assert {column["method"] for column in result["columns"]} >= {"text"}
     code, _, err = run("compare", "Who?", "--out", str(out), "--collection", "none")
     assert (code, "preread add FILE" in err) == (2, True)
+
+
+def test_convert_longlora_writes_an_extension_and_the_merged_decoder(call, tmp_path, tiny_decoder):
+    decoder, base, theirs = tiny_decoder("llama"), tmp_path / "base", tmp_path / "theirs"
+    decoder.model.save_pretrained(base)
+    decoder.tokenizer.save_pretrained(base)
+    theirs.mkdir()
+    matrices = {}
+    for name, layer in decoder.projections.items():
+        matrices[f"base_model.model.{name}.lora_A.weight"] = torch.ones(2, layer.in_features)
+        matrices[f"base_model.model.{name}.lora_B.weight"] = torch.ones(layer.out_features, 2)
+    torch.save(matrices, theirs / "adapter_model.bin")
+    state = decoder.model.state_dict()
+    torch.save({name: state[name] for name in state if "norm" in name}, theirs / "trainable_params.bin")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    said = {"r": 2, "lora_alpha": 4, "target_modules": targets, "base_model_name_or_path": str(base)}
+    (theirs / "adapter_config.json").write_text(json.dumps(said))
+    command = ("models", "convert-longlora", str(theirs), "--length", "8192", "--out", str(tmp_path / "ours"))
+    code, out, err = call(*command, "--export", str(tmp_path / "plain"), "--json")
+    assert (code, json.loads(out)["length"]) == (0, 8192)
+    assert f"exported to {tmp_path / 'plain'}" in err
+    assert json.loads((tmp_path / "plain" / "config.json").read_text())["max_position_embeddings"] == 8192
+    code, out, err = call(*command, "--json")
+    assert (code, out) == (2, "")
+    assert json.loads(err.splitlines()[-1])["error"] == "UsageError"

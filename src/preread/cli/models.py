@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from preread.cli.app import JsonOption, emit, models_app
+from preread.cli.app import JsonOption, emit, models_app, say
 
 
 @models_app.command(name="list")
@@ -35,3 +36,29 @@ def pull(
     from preread.models.loading import fetch
 
     emit(fetch(name), json_, render.fetched)
+
+
+@models_app.command(name="convert-longlora")
+def convert_longlora(
+    source: Annotated[Path, typer.Argument(help="Folder of a published LongLoRA checkpoint, pickles and all.")],
+    out: Annotated[Path, typer.Option(help="New folder for the extension, in safetensors.")],
+    length: Annotated[int, typer.Option(help="Positions it was trained for; 32k is 32768.")],
+    model: Annotated[
+        str | None, typer.Option(help="Its base model; by default the one that the checkpoint names.")
+    ] = None,
+    export: Annotated[Path | None, typer.Option(help="Folder for the decoder with all of it merged in.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Convert a published LongLoRA checkpoint (LoRA and trainable_params.bin), once; no code in it is run.
+
+    Example: preread models convert-longlora Llama-2-7b-longlora-32k --length 32768 --out longlora-32k
+    """
+    from preread.methods.longlora import published
+    from preread.methods.longlora.export import export_trained
+    from preread.models.loading import load
+
+    name = model or published.base_of(source)
+    found = published.convert(source, out, load(name, device="cpu"), length)
+    if export:
+        say(f"exported to {export_trained(out, export, name)}")
+    emit(found, json_, lambda made: f"{made.folder}: {made.base} to {made.length} positions")
