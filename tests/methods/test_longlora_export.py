@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, LlamaConfig, Qwen3Config
 
 from preread.core.errors import FingerprintMismatch, IntegrityError, ResourceError, UnsupportedModel, UsageError
 from preread.methods.longlora.export import export, export_trained
@@ -51,6 +51,8 @@ def make(tiny_tokenizer):
         config = LlamaConfig(**common, tie_word_embeddings=kind == "tied")
         if kind == "qwen3":
             config = Qwen3Config(**common, head_dim=16, tie_word_embeddings=True)
+        if kind == "gemma":
+            config = Gemma2Config(**common, head_dim=16, pad_token_id=0)
         with torch.random.fork_rng():
             torch.manual_seed(1)
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -82,7 +84,7 @@ def logits(model):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("kind", ["tied", "untied", "qwen3"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "qwen3", "gemma"])
 def test_bare_transformers_compute_what_the_attached_extension_does(make, tmp_path, kind, name):
     decoder = make(kind)
     before, extension = logits(decoder.model), trained(decoder, CONFIGS[name])

@@ -11,7 +11,7 @@ from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen3Config
 
 from preread.core.errors import IntegrityError, UsageError
 from preread.methods.longlora.extension import Extension, ExtensionConfig
@@ -53,6 +53,8 @@ def make(tiny_tokenizer):
         config = LlamaConfig(**common, tie_word_embeddings=kind == "tied")
         if kind == "qwen3":
             config = Qwen3Config(**common, head_dim=16, tie_word_embeddings=True)
+        if kind == "gemma":
+            config = Gemma2Config(**common, head_dim=16, pad_token_id=0)
         with torch.random.fork_rng():
             torch.manual_seed(1)
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -219,7 +221,7 @@ def test_saving_and_loading_keep_every_bit(make, tmp_path, kind, name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", PEFT)
-@pytest.mark.parametrize("kind", ["tied", "untied", "qwen3"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "qwen3", "gemma"])
 @torch.no_grad()
 def test_peft_reads_it_as_the_same_function(make, tmp_path, kind, name, dtype):
     decoder = make(kind, dtype)
