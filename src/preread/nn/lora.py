@@ -111,7 +111,8 @@ class Lora(nn.Module):
     def update(self, name: str) -> Tensor:
         """[out, in] float32: what it adds to the weights of a layer that it sits on."""
         key = name.replace(".", "/")
-        return self.b[key].detach() @ self.a[key].detach() * (self.config.alpha / self.config.rank)
+        product: Tensor = self.b[key].detach() @ self.a[key].detach()
+        return product * (self.config.alpha / self.config.rank)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every matrix by its name in PEFT's file, on the CPU."""

@@ -66,14 +66,14 @@ def within(query: Tensor, key: Tensor, value: Tensor, sizes: Sequence[int], scor
 
     They are cut by `split`, whose gradient is one concatenation; that of slices would be a whole tensor of zeros each.
     """
-    pieces = [x.split(list(sizes), dim=1) for x in (query, key, value)]
+    pieces = [torch.split(x, list(sizes), dim=1) for x in (query, key, value)]
     of_size: dict[int, list[int]] = {}
     for number, size in enumerate(sizes):
         of_size.setdefault(size, []).append(number)
     out: list[Tensor] = [query] * len(sizes)
     for numbers in of_size.values():
-        stacked = (torch.stack([each[number] for number in numbers]) for each in pieces)
-        for number, attended in zip(numbers, _causal(*stacked, scoring).unbind(), strict=True):
+        rows = [torch.stack([each[number] for number in numbers]) for each in pieces]
+        for number, attended in zip(numbers, _causal(rows[0], rows[1], rows[2], scoring).unbind(), strict=True):
             out[number] = attended
     return torch.cat(out, dim=1)
 

@@ -39,7 +39,8 @@ def tied(model: PreTrainedModel) -> bool:
 
 
 def _path(model: PreTrainedModel, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+    name: str = next(name for name, module in model.named_modules() if module is wanted)
+    return name
 
 
 def last(name: str) -> str:
