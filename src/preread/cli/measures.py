@@ -166,6 +166,28 @@ def metrics(
     emit([asdict(figure)], json_, render.figures)
 
 
+@bench_app.command()
+def s2(
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    repeats: Annotated[int, typer.Option(min=1, help="Timings of each length.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of weights and inputs.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Check shifted sparse attention against its definition on this CPU, and measure what it saves.
+
+    Example: preread bench s2 --out results/figures.jsonl
+    """
+    from preread import render
+    from preread.bench.figures import publish
+    from preread.bench.s2 import STEPS, s2_figures
+    from preread.core.progress import progress
+
+    with progress("measuring", STEPS) as advance:
+        figures = s2_figures(seed, repeats, advance)
+    publish(figures, out)
+    emit([asdict(figure) for figure in figures], json_, render.figures)
+
+
 @bench_app.command("window-grid")
 def window_grid(
     data: Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")],

@@ -63,7 +63,8 @@ def attach(
     if model in _attached:
         raise _refused("a model that attends by itself", "one that is attached already", "Detach it first.")
     _expect_decoder(model)
-    window = full_below or int(model.config.get_text_config().max_position_embeddings)
+    own = int(model.config.get_text_config().max_position_embeddings)
+    window = own if full_below is None else full_below
     grouping = Grouping(group or _group(length, window), shifted, window)
     made = Attached(model, grouping, inference, backend)
     AttentionInterface.register(made.name, made.attend)
