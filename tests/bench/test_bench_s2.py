@@ -26,7 +26,7 @@ def rolled(query, key, value, segments, scoring=None, plain=None):
 
 
 def misplaced(query, key, value, segments, *rest):
-    """As a trainer in use had it: a reshape's result is dropped, so half of the tokens get what one a group later got."""
+    """As a trainer in use had it: a reshape is dropped, so half of the tokens get what one a group later got."""
     right = shifted_attention(query, key, value, segments, *rest)
     group, half = segments.plain[0], query.shape[1] // 2
     place = torch.arange(query.shape[2])
@@ -84,8 +84,10 @@ def test_the_figures_are_of_the_scoreboard(monkeypatch):
     monkeypatch.setattr(s2, "GROUPS", (8,))
     leaks, error, ratio = s2_figures(repeats=2)
     assert (leaks.id, leaks.value, leaks.n) == ("longlora.leaking_pairs", 0, 3)
-    assert error.id == "longlora.dense_mask_error" and 0 < error.value < 1e-12
-    assert ratio.id == "longlora.cpu_attention_ratio_8k" and 0 < ratio.low <= ratio.value <= ratio.high
+    assert error.id == "longlora.dense_mask_error"
+    assert 0 < error.value < 1e-12
+    assert ratio.id == "longlora.cpu_attention_ratio_8k"
+    assert 0 < ratio.low <= ratio.value <= ratio.high
     assert "64 to 128" in ratio.note
 
 
