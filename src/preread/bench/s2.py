@@ -112,7 +112,9 @@ def dense_error(attention: ShiftedAttention, case: Case, seed: int = 0) -> float
     return max(float((ours - theirs).abs().max()) for ours, theirs in zip(found, expected, strict=True))
 
 
-def leaking_pairs(outputs: Outputs, embeddings: Tensor, documents: Sequence[int]) -> int:
+def leaking_pairs(
+    outputs: Outputs, embeddings: Tensor, documents: Sequence[int], idle: frozenset[int] = frozenset()
+) -> int:
     """How many pairs of tokens there are of which the one reaches the output of the other and must not.
 
     A token may reach itself and what follows it in its document. Each is changed by turns, and an output that differs
@@ -122,6 +124,7 @@ def leaking_pairs(outputs: Outputs, embeddings: Tensor, documents: Sequence[int]
         outputs: of the tokens of a batch.
         embeddings: [N, D] of those tokens.
         documents: their documents' lengths, in order.
+        idle: documents that are padding: nobody reads their outputs, which may show anything.
     """
     of = torch.repeat_interleave(torch.arange(len(documents)), torch.tensor(documents))
     place = torch.arange(len(of))
@@ -137,7 +140,8 @@ def leaking_pairs(outputs: Outputs, embeddings: Tensor, documents: Sequence[int]
     for token in range(len(of)):  # computed anew each time: what is recomputed backwards is part of what is measured
         [gradient] = torch.autograd.grad(outputs(given)[token].sum(), given)
         reached[:, token] |= (gradient != 0).any(dim=-1)
-    return int((reached & ~may_reach).sum())
+    read = torch.tensor([document not in idle for document in of.tolist()])
+    return int((reached & ~may_reach & read).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +152,13 @@ class Layout:
         rows: B.
         documents: lengths over all rows, padding counted as a document of its own.
         inputs: what the model is told of them.
+        idle: which of the documents are padding.
     """
 
     rows: int
     documents: tuple[int, ...]
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    idle: frozenset[int] = frozenset()
 
 
 def layouts() -> Mapping[str, Layout]:
@@ -165,7 +171,9 @@ def layouts() -> Mapping[str, Layout]:
     return {
         "ragged": Layout(1, (61,)),
         "packed": Layout(1, lengths, {"position_ids": packed}),
-        "padded": Layout(2, (7, 33, 35, 5), {"attention_mask": padding, "position_ids": positions}),
+        "padded": Layout(
+            2, (7, 33, 35, 5), {"attention_mask": padding, "position_ids": positions}, idle=frozenset({0, 3})
+        ),
     }
 
 
@@ -192,7 +200,7 @@ def model_leaks(model: PreTrainedModel, layout: Layout, group: int, backend: Bac
         return logits.flatten(0, 1)
 
     with training(model, group, backend):
-        return leaking_pairs(outputs, embeddings, layout.documents)
+        return leaking_pairs(outputs, embeddings, layout.documents, layout.idle)
 
 
 def small_llama(heads: int, kv_heads: int, seed: int = 0) -> PreTrainedModel:

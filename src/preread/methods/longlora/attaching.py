@@ -65,7 +65,7 @@ def attach(
     _expect_decoder(model)
     own = int(model.config.get_text_config().max_position_embeddings)
     window = own if full_below is None else full_below
-    grouping = Grouping(group or _group(length, window), shifted, window)
+    grouping = Grouping(_group(length, window) if group is None else group, shifted, window)
     made = Attached(model, grouping, inference, backend)
     AttentionInterface.register(made.name, made.attend)
     AttentionMaskInterface.register(made.name, made.mask)
@@ -142,6 +142,8 @@ def _begins(
 
     Two neighbours are of one document if the later one sees the earlier one. No mask of [T, T] is made.
     """
+    if torch.device(device).type == "meta":  # shapes alone (models/hollow.py): every row stands for one document
+        return torch.zeros(batch_size, length, dtype=torch.bool)
     rows, places = torch.arange(batch_size, device=device)[:, None], torch.arange(length, device=device)[None]
     before, behind = (places - 1).clamp_min(0), (places + 1).clamp_max(length - 1)
     head = torch.zeros((), dtype=torch.int64, device=device)
@@ -171,7 +173,8 @@ def _group(length: int | None, window: int) -> int:
 def _expect_decoder(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
+    causal = {module.is_causal for module in model.modules() if hasattr(module, "is_causal")}
+    if getattr(config, "is_encoder_decoder", False) or False in causal:
         raise _unsupported("a decoder that attends causally", type(model).__name__)
     if "full_attention" not in kinds or kinds - KINDS:
         raise _unsupported("layers that attend to everything before them", f"layers of {', '.join(sorted(kinds))}")
