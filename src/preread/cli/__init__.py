@@ -1,6 +1,7 @@
 """The command line: one call a command, results on stdout, progress and errors on stderr."""
 
 from preread.cli import (
+    certify,
     chat,
     compare,
     doctor,
@@ -19,6 +20,7 @@ from preread.cli.entry import main
 
 __all__ = [
     "app",
+    "certify",
     "chat",
     "compare",
     "doctor",

@@ -7,6 +7,7 @@ Questions of one document rise and fall together, so documents are drawn again, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
@@ -47,6 +48,20 @@ def ratio_interval(units: Mapping[str, Sequence[tuple[float, float]]], draws: in
         seed: as `interval`.
     """
     return pooled_interval([units], draws, seed)
+
+
+def wilson(right: int, asked: int) -> tuple[float, float]:
+    """The ends of Wilson's interval of a share: of some that were asked, and are right or not, independently.
+
+    Args:
+        right: how many were.
+        asked: of how many; at least one.
+    """
+    z = NormalDist().inv_cdf(ENDS[1])
+    share, spread = right / asked, z**2 / asked
+    middle = (share + spread / 2) / (1 + spread)
+    half = (spread * (share * (1 - share) + spread / 4)) ** 0.5 / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def pooled_interval(

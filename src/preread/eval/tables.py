@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite, nan
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RESULTS = "eval"
 """Folder of evaluations in the folder of results."""
@@ -165,8 +168,8 @@ class Evaluation:
     gains: Sequence[Gain] = ()
 
 
-def plain(of: Table | Gain) -> dict[str, Any]:
-    """A table or a line as JSON has it: numbers that are none are null."""
+def plain(of: DataclassInstance) -> dict[str, Any]:
+    """A table, or whatever else holds numbers, as JSON has it: numbers that are none are null."""
     return {key: _finite(value) for key, value in asdict(of).items()}
 
 

@@ -1,0 +1,1 @@
+"""`certify`: whether a decoder's window is real, as computed verdicts, a model card and pictures."""
