@@ -11,7 +11,7 @@ from preread.methods.longlora import attaching
 from preread.methods.longlora.attention import shifted_attention
 
 
-def rolled(query, key, value, segments, scoring=None, plain=None):
+def rolled(query, key, value, segments, scoring=None, plain=None, backend="auto"):
     """As the paper's code: half of the heads rolled by half a group, so that the row's end attends to its beginning."""
     group, half = segments.plain[0], query.shape[1] // 2
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
@@ -25,9 +25,9 @@ def rolled(query, key, value, segments, scoring=None, plain=None):
     return torch.cat(halves, 1).transpose(1, 2)
 
 
-def misplaced(query, key, value, segments, *rest):
+def misplaced(query, key, value, segments, *rest, **options):
     """As a trainer in use had it: a reshape is dropped, so half of the tokens get what one a group later got."""
-    right = shifted_attention(query, key, value, segments, *rest)
+    right = shifted_attention(query, key, value, segments, *rest, **options)
     group, half = segments.plain[0], query.shape[1] // 2
     place = torch.arange(query.shape[2])
     from_ = torch.where((place // group % 2 == 0) & (place + group < len(place)), place + group, place)

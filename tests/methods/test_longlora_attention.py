@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from preread.bench.s2 import Case, cases, dense_error
 from preread.core.errors import UsageError
-from preread.methods.longlora.attention import Scoring, shifted_attention
+from preread.methods.longlora.attention import shifted_attention
+from preread.methods.longlora.scoring import Scoring
 from preread.methods.longlora.segments import Grouping, Segments, documents
 
 

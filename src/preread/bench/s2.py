@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from preread.bench.figures import Figure
 from preread.core.progress import Advance
-from preread.methods.longlora.attaching import Backend, attach, detach
-from preread.methods.longlora.attention import shifted_attention
+from preread.methods.longlora.attaching import attach, detach
+from preread.methods.longlora.attention import Backend, shifted_attention
 from preread.methods.longlora.segments import Grouping
 from preread.nn.activations import Levers, frugal
 
@@ -87,29 +87,38 @@ def cases() -> Iterator[Case]:
         yield Case(heads, kv_heads, documents, group, full_below)
 
 
-def dense_error(attention: ShiftedAttention, case: Case, seed: int = 0) -> float:
+def dense_error(
+    attention: ShiftedAttention,
+    case: Case,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+) -> float:
     """Largest absolute difference from the definition in float64, of the output and of all three gradients.
 
     Args:
         attention: what is measured.
         case: documents of one row.
         seed: of queries, keys and values.
+        dtype: in which it computes; the definition is given the same rounded numbers.
+        device: on which it computes.
     """
     draw, width = torch.Generator().manual_seed(seed), 16
     shapes = [(1, heads, case.length, width) for heads in (case.heads, case.kv_heads, case.kv_heads)]
-    given = [torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    weight = torch.randn(1, case.length, case.heads, width, generator=draw, dtype=torch.float64)
+    given = [torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype) for shape in shapes]
+    weight = torch.randn(1, case.length, case.heads, width, generator=draw, dtype=torch.float64).to(dtype)
     segments = Grouping(case.group, case.shifted, case.full_below).segments(case.documents)
 
     def defined(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         key, value = (x.repeat_interleave(case.heads // case.kv_heads, 1) for x in (key, value))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=case.visible()).transpose(1, 2)
 
+    ours, theirs = [x.to(device).requires_grad_(True) for x in given], [x.double().requires_grad_(True) for x in given]
     found, expected = (
-        [out.detach(), *torch.autograd.grad((out * weight).sum(), given)]
-        for out in (attention(*given, segments), defined(*given))
+        [out.detach(), *torch.autograd.grad(out, inputs, weight.to(out))]
+        for out, inputs in ((attention(*ours, segments), ours), (defined(*theirs), theirs))
     )
-    return max(float((ours - theirs).abs().max()) for ours, theirs in zip(found, expected, strict=True))
+    return max(float((one.cpu() - other).abs().max()) for one, other in zip(found, expected, strict=True))
 
 
 def leaking_pairs(
@@ -139,7 +148,7 @@ def leaking_pairs(
     given = embeddings.clone().requires_grad_(True)
     for token in range(len(of)):  # computed anew each time: what is recomputed backwards is part of what is measured
         [gradient] = torch.autograd.grad(outputs(given)[token].sum(), given)
-        reached[:, token] |= (gradient != 0).any(dim=-1)
+        reached[:, token] |= (gradient != 0).any(dim=-1).cpu()
     read = torch.tensor([document not in idle for document in of.tolist()])
     return int((reached & ~may_reach & read).sum())
 
@@ -192,11 +201,12 @@ def model_leaks(model: PreTrainedModel, layout: Layout, group: int, backend: Bac
     """`leaking_pairs` of a whole decoder in training, layers checkpointed."""
     tokens = sum(layout.documents)
     width = model.config.get_text_config().hidden_size
-    embeddings = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
+    embeddings = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)).to(model.device, model.dtype)
+    inputs = {name: given.to(model.device) for name, given in layout.inputs.items()}
 
     def outputs(x: Tensor) -> Tensor:
         rows = x.reshape(layout.rows, -1, width)
-        logits: Tensor = model(inputs_embeds=rows, use_cache=False, **layout.inputs).logits
+        logits: Tensor = model(inputs_embeds=rows, use_cache=False, **inputs).logits
         return logits.flatten(0, 1)
 
     with training(model, group, backend):

@@ -15,17 +15,17 @@ import itertools
 import sys
 import weakref
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from preread.core.errors import UnsupportedModel, UsageError
-from preread.methods.longlora.attention import Scoring, shifted_attention
+from preread.methods.longlora.attention import KERNELS, Backend, shifted_attention
+from preread.methods.longlora.scoring import Scoring
 from preread.methods.longlora.segments import Grouping, Segments, documents
 
-Backend = Literal["auto", "sdpa", "flex", "varlen"]
 KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
 """Layers that are shifted, keep a window of their own, or do not attend at all."""
 FOREIGN = ("s_aux", "position_bias")
@@ -58,10 +58,12 @@ def attach(
 
     Raises:
         UnsupportedModel: its layers cannot be shifted.
-        UsageError: it is attached already, or a length or group that makes no sense.
+        UsageError: it is attached already, or a length, group or backend that makes no sense.
     """
     if model in _attached:
         raise _refused("a model that attends by itself", "one that is attached already", "Detach it first.")
+    if backend not in ("auto", *KERNELS):
+        raise _refused(f"backend auto, {', '.join(KERNELS)}", str(backend), "Take `auto`.")
     _expect_decoder(model)
     own = int(model.config.get_text_config().max_position_embeddings)
     window = own if full_below is None else full_below
@@ -87,6 +89,7 @@ class Decision:
     """How one forward attends, in the place of its mask."""
 
     segments: Segments
+    backend: Backend
 
 
 class Attached:
@@ -104,7 +107,8 @@ class Attached:
         if not (self._active() and fresh) or rest.get("local_size") is not None:
             own = AttentionMaskInterface()[self.before]
             return own(batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, **rest)
-        return Decision(self.grouping.segments(documents(_begins(batch_size, q_length, **rest))))
+        segments = self.grouping.segments(documents(_begins(batch_size, q_length, **rest)))
+        return Decision(segments, self.backend)
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **rest: Any
@@ -114,7 +118,7 @@ class Attached:
             if foreign := [name for name in FOREIGN if rest.get(name) is not None]:
                 raise _unsupported("attention without sinks and without biases by position", ", ".join(foreign))
             scoring = Scoring(rest.get("scaling"), rest.get("dropout", 0.0), rest.get("softcap"))
-            return shifted_attention(query, key, value, mask.segments, scoring), None
+            return shifted_attention(query, key, value, mask.segments, scoring, backend=mask.backend), None
         if mask is not None and self._active() and not rest.get("sliding_window") and query.shape[2] == key.shape[2]:
             raise _unsupported("documents told apart by positions or a mask of [B, T]", "a mask of [B, 1, T, T]")
         own = AttentionInterface()._global_mapping.get(self.before)
