@@ -118,25 +118,30 @@ class _Away:
     """A tensor while it waits in the host's memory; on a GPU the copies run beside the computation."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.shape, self.device = tensor.shape, tensor.device
+        self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
         flat = tensor.detach().reshape(-1)
         with _beside(self.device):
             self.pieces = [
                 torch.empty_like(piece, device="cpu", pin_memory=piece.is_cuda).copy_(piece, non_blocking=True)
-                for piece in torch.split(flat, PIECE // flat.element_size())
+                for piece in _pieces(flat)
             ]
         if flat.is_cuda:
             flat.record_stream(_stream(self.device))  # its memory is another's only once it is copied
 
     def back(self) -> Tensor:
         """The tensor, where it was."""
-        out = torch.empty(self.shape, dtype=self.pieces[0].dtype, device=self.device)
+        out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         with _beside(self.device):
-            for piece, place in zip(self.pieces, torch.split(out.view(-1), PIECE // out.element_size()), strict=True):
+            for piece, place in zip(self.pieces, _pieces(out.view(-1)), strict=True):
                 place.copy_(piece, non_blocking=True)
         if out.is_cuda:
             torch.cuda.current_stream(self.device).wait_stream(_stream(self.device))
         return out
+
+
+def _pieces(flat: Tensor) -> tuple[Tensor, ...]:
+    """What is moved, block by block; of a tensor of shape alone nothing is."""
+    return () if flat.is_meta else torch.split(flat, PIECE // flat.element_size())
 
 
 @contextmanager

@@ -38,10 +38,10 @@ class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         self._living: dict[int, weakref.finalize[..., Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in before:
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
                 self._count(leaf.untyped_storage())
         if (workspace := self._workspaces.get(func.name())) is not None:
             self.highest = max(self.highest, self.now + workspace(*args))
