@@ -12,6 +12,7 @@ import typer
 from preread.cli.app import JsonOption, SetOption, emit, say, train_app
 
 if TYPE_CHECKING:
+    from preread.recipes import Recipe
     from preread.training.loop import Outcome
 
 DataOption = Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")]
@@ -58,23 +59,69 @@ def longlora(
     export: Annotated[
         Path | None, typer.Option(help="Folder for the decoder with its longer window, when the run is finished.")
     ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Choose levers, optimizer and the base's bits by this machine's memory.")
+    ] = False,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Extend a decoder's window by a recipe; the same command goes on where it stopped.
 
     A new run is estimated first, by a few of its own steps. At a terminal you are asked whether to go on. With --export
-    the result is an ordinary model folder, which any program loads and `--model` takes.
+    the result is an ordinary model folder, which any program loads and `--model` takes. With --fit the
+    quickest settings are taken that have room here; say it again when the run goes on.
 
     Example: preread train longlora recipes/longlora-cpu.yaml --data DATA --out runs/long --export models/long
     """
-    outcome = _train(recipe, data, out, model, estimate, yes, set_, json_)
+    outcome = _train(recipe, data, out, model, estimate, yes, set_, json_, fit)
     if outcome and outcome.finished and export:
         from preread.methods.longlora.export import export_trained
         from preread.recipes import TRAINED
 
         say(f"exported to {export_trained(out / TRAINED, export)}")
     _report(outcome, json_)
+
+
+@train_app.command()
+def footprint(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe of longlora.")],
+    model: ModelOption = None,
+    devices: Annotated[int, typer.Option(min=1, help="Devices that share out weights and moments (FSDP).")] = 1,
+    memory: Annotated[float | None, typer.Option(help="GB of each device: choose settings that fit it.")] = None,
+    host: Annotated[float, typer.Option(help="GB of the host's memory for each device, to offload to.")] = 0.0,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say how much memory a step of a recipe takes on a GPU, by kind; nothing is loaded but the decoder's config.
+
+    Example: preread train footprint recipes/longlora-7b-100k.yaml --memory 80 --host 100
+    """
+    from preread import sizing
+
+    chosen = _recipe(recipe, model, set_)
+    if memory is None:
+        emit(sizing.size(chosen, devices=devices), json_, lambda found: found.table)
+        return
+    room = sizing.Machine(round(memory * (1 - sizing.SPARE) * 1e9), round(host * 1e9), devices=devices)
+    fitting, found = sizing.fitted(chosen, room)
+    say(_levers(fitting))
+    emit(found, json_, lambda found: found.table)
+
+
+def _levers(recipe: Recipe) -> str:
+    """What `--fit` chose, as what could be typed instead."""
+    levers = json.dumps(recipe.settings["levers"])
+    return (
+        f"fitting: --model {recipe.model} --set training.optimizer={recipe.training.optimizer} "
+        f"--set 'settings.levers={levers}'"
+    )
+
+
+def _recipe(recipe: Path, model: str | None, changes: list[str] | None) -> Recipe:
+    from preread.core.config import load
+    from preread.recipes import Recipe
+
+    return load(Recipe, recipe, [*(changes or []), *([f"model={json.dumps(model)}"] if model else [])])
 
 
 def _train(
@@ -86,13 +133,18 @@ def _train(
     yes: bool,
     changes: list[str] | None,
     as_json: bool,
+    fit: bool = False,
 ) -> Outcome | None:
     """Run a recipe, or only say what that would cost; None where nothing was run."""
     from preread import recipes
-    from preread.core.config import load
     from preread.training.checkpoint import NAME
 
-    chosen = load(recipes.Recipe, recipe, [*(changes or []), *([f"model={json.dumps(model)}"] if model else [])])
+    chosen = _recipe(recipe, model, changes)
+    if fit:
+        from preread import sizing
+
+        chosen, found = sizing.fitted(chosen, sizing.here())
+        say(f"{_levers(chosen)}\n{found.table}")
     if estimate or not (yes or any(out.rglob(NAME))):  # of any phase
         cost = recipes.estimate(chosen, data)
         if estimate:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -14,9 +15,11 @@ import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
-from preread.core.errors import UnsupportedModel
+from preread.core.errors import UnknownModel, UnsupportedModel, first_line
+from preread.models.loading import fetch
+from preread.models.packaged import PACKAGED
 from preread.models.quiet import quiet
 from preread.nn.hf import Decoder
 
@@ -74,3 +77,26 @@ def fused() -> Iterator[None]:
 
     with patch.object(F, "scaled_dot_product_attention", attend):
         yield
+
+
+def config_of(name: str) -> PreTrainedConfig:
+    """The config of a decoder, by any name that `loading.load` takes; of a hub's nothing else is fetched.
+
+    Raises:
+        UnknownModel, UnsupportedModel: there is none, or none of a decoder.
+    """
+    path = Path(name).expanduser()
+    source: str | Path = name
+    if name in PACKAGED or path.exists():
+        source = path if (path / "config.json").is_file() else fetch(name).folder
+    try:
+        with quiet():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UnknownModel(
+            expected=f"the config of a decoder at {name}",
+            got=first_line(error),
+            consequence="Nothing was estimated.",
+            remedy="Name a folder with a config.json, or a model on the hub.",
+        ) from error
+    return config

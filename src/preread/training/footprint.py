@@ -83,6 +83,21 @@ class Footprint:
         """The device's peak."""
         return self.weights + self.trained + self.gradients + self.moments + self.kept + self.working
 
+    @property
+    def table(self) -> str:
+        """All of it, a kind a line, for people."""
+        kinds = {
+            "weights of the decoder": self.weights,
+            "what trains, in float32": self.trained,
+            "its gradients": self.gradients,
+            "the optimizer's moments": self.moments,
+            "kept for the backward pass": self.kept,
+            "beside it, at the peak": self.working,
+            "together, on the device": self.total,
+            "offloaded, in the host's memory": self.host,
+        }
+        return "\n".join(f"{name:<32}{size / 1e9:>8.2f} GB" for name, size in kinds.items())
+
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
