@@ -5,7 +5,6 @@ The definition is a mask of every head, written out token by token, and shares n
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from preread.bench.figures import Figure
+from preread.bench.s2_times import TIMED_HEADS, TIMED_KV_HEADS, TIMED_WIDTH, Times, attention_times
 from preread.core.progress import Advance
 from preread.methods.longlora.attaching import attach, detach
 from preread.methods.longlora.attention import Backend, shifted_attention
@@ -37,8 +37,6 @@ GROUPS = (8, 16)
 ODD_WINDOW = 24
 """Up to which documents are attended to in full in half of the cases; no multiple of a group."""
 LENGTHS = (2048, 4096, 8192)
-TIMED_HEADS, TIMED_KV_HEADS, TIMED_WIDTH = 9, 3, 64
-"""The default decoder's heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,38 +227,6 @@ def small_llama(heads: int, kv_heads: int, seed: int = 0) -> PreTrainedModel:
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval()
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds of attention forward and back, the n-th of both lists taken one after the other."""
-
-    full: list[float] = field(default_factory=list)
-    shifted: list[float] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> list[float]:
-        """How many times as long full attention takes."""
-        return [full / shifted for full, shifted in zip(self.full, self.shifted, strict=True)]
-
-
-def attention_times(length: int, repeats: int, seed: int = 0) -> Times:
-    """One layer's attention by the same kernel, in full and in groups of a quarter, by turns; batch 1, float32."""
-    draw = torch.Generator().manual_seed(seed)
-    heads = TIMED_HEADS, TIMED_KV_HEADS, TIMED_KV_HEADS
-    given = [torch.randn(1, h, length, TIMED_WIDTH, generator=draw, requires_grad=True) for h in heads]
-    query, key, value = given
-    weight = torch.randn(1, length, TIMED_HEADS, TIMED_WIDTH, generator=draw)
-    whole = Grouping(length // 4, True, full_below=length).segments([length])
-    groups = Grouping(length // 4, True, full_below=0).segments([length])
-    times = Times()
-    for repeat in range(repeats + 1):
-        for segments, taken in ((whole, times.full), (groups, times.shifted)):
-            start = time.perf_counter()
-            torch.autograd.grad((shifted_attention(query, key, value, segments) * weight).sum(), given)
-            if repeat:  # the first is for warmth
-                taken.append(time.perf_counter() - start)
-    return times
 
 
 STEPS = len(HEADS) + len(LENGTHS)

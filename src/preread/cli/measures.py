@@ -188,6 +188,34 @@ def s2(
     emit([asdict(figure) for figure in figures], json_, render.figures)
 
 
+@bench_app.command("s2-step")
+def s2_step(
+    length: Annotated[list[int] | None, typer.Option(help="Tokens of the row; may be repeated.")] = None,
+    shape: Annotated[str, typer.Option(help="Of the decoder: llama-2-7b, or tiny for a try on a CPU.")] = "llama-2-7b",
+    backend: Annotated[str, typer.Option(help="Of both attentions: auto, sdpa, flex or varlen.")] = "auto",
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each kind.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of weights and tokens.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Measure what a training step gains by shifted sparse attention, beside the most that it could; on a GPU.
+
+    Without --length: 16384 and 65536 tokens.
+
+    Example: preread bench s2-step --length 16384 --out results/figures.jsonl
+    """
+    from preread import render
+    from preread.bench.figures import publish
+    from preread.bench.s2_step import step_figures
+    from preread.core.progress import progress
+
+    lengths = length or [16384, 65536]
+    with progress("measuring", 2 * (repeats + 1) * len(lengths)) as advance:
+        figures = step_figures(shape, lengths, backend, repeats, seed, advance)
+    publish(figures, out)
+    emit([asdict(figure) for figure in figures], json_, render.figures)
+
+
 @bench_app.command("window-grid")
 def window_grid(
     data: Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")],
