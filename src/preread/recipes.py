@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 
 from preread.core.config import build, dump
 from preread.core.errors import UsageError
@@ -118,6 +119,8 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
         UsageError: an unknown method, as the method's own settings say, or the folder is another recipe's.
     """
     start, steps, seconds = time.perf_counter(), 0, 0.0
+    # Before the decoder is loaded: each process of a launcher has a device of its own.
+    processes = PartialState(cpu=not torch.cuda.is_available())
     with _prepared(recipe, data) as prepared:
         phases = list(_phases(recipe))
         for number, phase in enumerate(phases, start=1):
@@ -135,7 +138,9 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
             if not outcome.finished:
                 break
             held_out = prepared.held_out(phase, objective) if last else {}
-            objective.save(where / TRAINED, provenance(recipe, phase, prepared.corpus, outcome, held_out))
+            if processes.is_main_process:
+                objective.save(where / TRAINED, provenance(recipe, phase, prepared.corpus, outcome, held_out))
+            processes.wait_for_everyone()
     return replace(outcome, step=steps, seconds=seconds)
 
 

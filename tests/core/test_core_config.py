@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from preread.bench.window_grid import GridConfig
 from preread.collection.lessons import StudyConfig
 from preread.core.config import build, dump, load
 from preread.core.errors import UsageError
@@ -15,6 +16,7 @@ from preread.methods.lloco.method import Lloco
 from preread.recipes import Recipe
 from preread.training.loop import TrainingConfig
 
+KINDS = {"longlora-grid": GridConfig}
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
@@ -24,7 +26,7 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads_and_comes_back_equal(path):
-    kind = EvalRecipe if path.stem.startswith("eval-") else Recipe
+    kind = KINDS.get(path.stem, EvalRecipe if path.stem.startswith("eval-") else Recipe)
     recipe = load(kind, path)
     assert build(kind, yaml.safe_load(dump(recipe))) == recipe
 

@@ -21,6 +21,7 @@ from preread.core.types import Passage, Prompt, Scope, Turn
 
 if TYPE_CHECKING:
     from preread.nn.hf import Decoder
+    from preread.nn.sharing import Sharing
 
 
 class Objective(nn.Module, ABC):
@@ -38,6 +39,19 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Loss terms by name, already weighted: the loss is their sum. Each is a scalar."""
+
+    def share(self, sharing: Sharing) -> None:
+        """From here on each process of several is given the same batches, and reads its part of their rows.
+
+        Raises:
+            UsageError: this stage cannot.
+        """
+        raise UsageError(
+            expected="sequence_parallel: 1 for this stage",
+            got=f"rows shared by {sharing.size} processes",
+            consequence="Nothing was trained.",
+            remedy="Let each process read rows of its own: set training.sequence_parallel to 1.",
+        )
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that this stage trains, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ class Advance(Protocol):
 @contextmanager
 def progress(what: str, total: float | None) -> Iterator[Advance]:
     """A bar with a count and the time left; where stderr is no terminal, the same as a line every ten seconds."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several processes of a run, of which the first one tells
+        yield _silent
+        return
     if not sys.stderr.isatty():
         yield _plain(what, total)
         return
@@ -42,6 +46,10 @@ def progress(what: str, total: float | None) -> Iterator[Advance]:
             bar.update(task, advance=units, note=note)
 
         yield advance
+
+
+def _silent(units: float = 1, note: str = "") -> None:
+    del units, note
 
 
 def _plain(what: str, total: float | None) -> Advance:

@@ -22,6 +22,7 @@ from preread.core.errors import PrereadError, UsageError
 from preread.core.method import Objective
 from preread.core.progress import progress
 from preread.core.stopping import deferred_interrupt
+from preread.nn.sharing import Sharing
 from preread.training import checkpoint, optimizers
 from preread.training.optimizers import Name
 
@@ -46,6 +47,8 @@ class TrainingConfig:
         clip: largest norm of the gradients.
         seed: of dropout; batches have their own.
         save_every: steps between checkpoints.
+        sequence_parallel: how many processes hold each row together; those of `torchrun`
+            or `accelerate launch`.
         minutes: stop after this long, with a checkpoint; None runs to the end.
     """
 
@@ -60,10 +63,11 @@ class TrainingConfig:
     clip: float = 1.0
     seed: int = 0
     save_every: int = 50
+    sequence_parallel: int = 1
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("accumulation", 1), ("save_every", 1)):
+        for name, least in (("steps", 0), ("accumulation", 1), ("save_every", 1), ("sequence_parallel", 1)):
             if getattr(self, name) < least:
                 raise UsageError(
                     expected=f"{name} of at least {least}",
@@ -107,10 +111,12 @@ def train(
     Raises:
         PrereadError: the loss is not a number.
         ResourceError: the disk is full; the last checkpoint stands.
-        UsageError: the checkpoint belongs to another recipe, or the optimizer needs a package that is missing.
+        UsageError: the checkpoint belongs to another recipe, the optimizer needs a package that is missing, or the
+            processes or the stage do not allow rows to be shared.
     """
     # The objective stays where its decoder is: accelerate would move it to a GPU that the decoder may not be on.
     accelerator = Accelerator(gradient_accumulation_steps=config.accumulation, device_placement=False)
+    _share(objective, accelerator, config.sequence_parallel)
     parameters = objective.trainable()
     optimizer = optimizers.optimizer(
         config.optimizer, parameters.values(), config.learning_rate, config.betas, config.weight_decay
@@ -119,7 +125,8 @@ def train(
     done = checkpoint.load(folder, recipe, parameters, optimizer)
     module, wrapped = accelerator.prepare(objective, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
-    _forget_lines(folder / LOG, done)
+    if accelerator.is_main_process:
+        _forget_lines(folder / LOG, done)
     start = time.perf_counter()
 
     def keep() -> None:
@@ -129,8 +136,9 @@ def train(
 
     with deferred_interrupt() as interrupted, progress(what, config.steps) as advance:
         advance(done)
-        while done < config.steps and not interrupted():
-            if config.minutes is not None and time.perf_counter() - start > 60 * config.minutes:
+        while done < config.steps:
+            late = config.minutes is not None and time.perf_counter() - start > 60 * config.minutes
+            if _any(accelerator, late or interrupted()):
                 break
             rate = learning_rate(config, done)
             optimizers.set_rate(optimizer, rate)
@@ -144,11 +152,34 @@ def train(
             if done % config.save_every == 0:
                 keep()
         keep()
+        accelerator.wait_for_everyone()  # what the others read is written
         if interrupted():
             raise KeyboardInterrupt
     if done == config.steps:
         objective.settle()
     return Outcome(done, done == config.steps, _recent_losses(folder / LOG), time.perf_counter() - start)
+
+
+def _share(objective: Objective, accelerator: Accelerator, parts: int) -> None:
+    """Have each `parts` neighbouring processes hold their rows together."""
+    if accelerator.num_processes % parts:
+        raise UsageError(
+            expected=f"a number of processes that sequence_parallel: {parts} divides",
+            got=str(accelerator.num_processes),
+            consequence="Nothing was trained.",
+            remedy=f"Start it with: torchrun --nproc_per_node {parts} -m preread train ...",
+        )
+    if parts > 1:
+        group, _ = torch.distributed.new_subgroups(parts)  # type: ignore[no-untyped-call]
+        objective.share(Sharing(group))
+
+
+def _any(accelerator: Accelerator, stop: bool) -> bool:
+    """Whether any process stops: then all do, at the same step."""
+    if accelerator.num_processes == 1:
+        return stop
+    votes = torch.tensor(float(stop), device=accelerator.device)
+    return bool(accelerator.reduce(votes, "sum") > 0)
 
 
 def _require(folder: Path) -> None:
@@ -209,10 +240,11 @@ def _step(
 ) -> dict[str, float]:
     """One optimizer step; returns the mean of each loss term."""
     sums: dict[str, float] = {}
+    process, readers = accelerator.process_index, accelerator.num_processes // config.sequence_parallel
     for micro in range(step * config.accumulation, (step + 1) * config.accumulation):
-        torch.manual_seed((config.seed << 32) + micro * accelerator.num_processes + accelerator.process_index)
+        torch.manual_seed((config.seed << 32) + micro * accelerator.num_processes + process)
         with accelerator.accumulate(module):
-            terms = module(batches(micro * accelerator.num_processes + accelerator.process_index))
+            terms = module(batches(micro * readers + process // config.sequence_parallel))
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
                 raise PrereadError(
@@ -227,5 +259,6 @@ def _step(
             optimizer.step()
             optimizer.zero_grad()
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.accumulation
+            mean = accelerator.reduce(value.detach(), "mean")  # of all processes
+            sums[name] = sums.get(name, 0.0) + float(mean) / config.accumulation
     return sums

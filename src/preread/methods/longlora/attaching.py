@@ -14,7 +14,8 @@ from __future__ import annotations
 import itertools
 import sys
 import weakref
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,11 +26,14 @@ from preread.core.errors import UnsupportedModel, UsageError
 from preread.methods.longlora.attention import KERNELS, Backend, shifted_attention
 from preread.methods.longlora.scoring import Scoring
 from preread.methods.longlora.segments import Grouping, Segments, documents
+from preread.nn.sharing import Sharing, Span
 
 KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
 """Layers that are shifted, keep a window of their own, or do not attend at all."""
 FOREIGN = ("s_aux", "position_bias")
 """What some layers hand to attention and no stretch can take: sinks, and biases by position."""
+BY_LENGTH = frozenset({"dynamic", "longrope"})
+"""Kinds of RoPE whose frequencies are chosen by the last position that a forward is given."""
 
 _numbers = itertools.count()
 _attached: weakref.WeakKeyDictionary[nn.Module, Attached] = weakref.WeakKeyDictionary()
@@ -84,12 +88,56 @@ def detach(model: PreTrainedModel) -> None:
             interface._global_mapping.pop(made.name, None)
 
 
+def share(model: PreTrainedModel, sharing: Sharing) -> Rows:
+    """From here on the model, which is attached, is given parts of rows that several processes hold together.
+
+    Attention is full outside of training, over all of a row, too.
+
+    Returns:
+        What has to be told of the rows before each forward.
+
+    Raises:
+        UnsupportedModel: a layer of it attends to a window only, or its RoPE depends on the length of what it is given.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if kinds != {"full_attention"} or getattr(config, "sliding_window", None) or rope in BY_LENGTH:
+        raise _unsupported(
+            "layers that all attend in full, and a RoPE that is the same at any length, to share rows over processes",
+            f"layers of {', '.join(sorted(kinds))}, rope: {rope}",
+        )
+    made = _attached[model]
+    made.rows = Rows(sharing)
+    return made.rows
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows that several processes hold together.
+
+    Args:
+        sharing: the processes.
+        documents: lengths of the documents of all rows; set before each forward.
+    """
+
+    sharing: Sharing
+    documents: Sequence[int] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How one forward attends, in the place of its mask."""
+    """How one forward attends, in the place of its mask.
+
+    Args:
+        segments: stretches of whole rows.
+        backend: what computes it.
+        sharing: the processes that hold the rows; None is this one alone.
+    """
 
     segments: Segments
     backend: Backend
+    sharing: Sharing | None = None
 
 
 class Attached:
@@ -99,11 +147,15 @@ class Attached:
         self.name = f"shifted-{next(_numbers)}"
         self.before: str = model.config.get_text_config()._attn_implementation
         self.grouping, self.inference, self.backend = grouping, inference, backend
+        self.rows: Rows | None = None
         self._model = weakref.ref(model)
 
     def mask(self, *, batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0, **rest: Any) -> Any:
         """How this forward attends: a `Decision`, or the mask that the model's own attention wants."""
         fresh = int(q_offset) == 0 and q_length == kv_length
+        if self.rows is not None:
+            grouping = self.grouping if self._active() else replace(self.grouping, full_below=sum(self.rows.documents))
+            return Decision(grouping.segments(self.rows.documents), self.backend, self.rows.sharing)
         if not (self._active() and fresh) or rest.get("local_size") is not None:
             own = AttentionMaskInterface()[self.before]
             return own(batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, **rest)
@@ -118,18 +170,32 @@ class Attached:
             if foreign := [name for name in FOREIGN if rest.get(name) is not None]:
                 raise _unsupported("attention without sinks and without biases by position", ", ".join(foreign))
             scoring = Scoring(rest.get("scaling"), rest.get("dropout", 0.0), rest.get("softcap"))
-            return shifted_attention(query, key, value, mask.segments, scoring, backend=mask.backend), None
+            return _attend(query, key, value, mask, scoring), None
         if mask is not None and self._active() and not rest.get("sliding_window") and query.shape[2] == key.shape[2]:
             raise _unsupported("documents told apart by positions or a mask of [B, T]", "a mask of [B, 1, T, T]")
         own = AttentionInterface()._global_mapping.get(self.before)
         if own is None:  # `eager` is no entry of the table: each file of transformers has its own
             own = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
-        attended: tuple[Tensor, Tensor | None] = own(module, query, key, value, mask, **rest)
-        return attended
+        out: tuple[Tensor, Tensor | None] = own(module, query, key, value, mask, **rest)
+        return out
 
     def _active(self) -> bool:
         model = self._model()
         return model is not None and (model.training or self.inference)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, decision: Decision, scoring: Scoring) -> Tensor:
+    """[B, T, H, E] attention of whole rows, or of this process's part of them."""
+    if decision.sharing is None:
+        return shifted_attention(query, key, value, decision.segments, scoring, backend=decision.backend)
+    half = query.shape[1] // 2
+
+    def some(query: Tensor, key: Tensor, value: Tensor, heads: Span) -> Tensor:
+        plain = min(max(half - heads[0], 0), heads[1] - heads[0])
+        return shifted_attention(query, key, value, decision.segments, scoring, plain, decision.backend)
+
+    length = sum(decision.segments.plain) // query.shape[0]
+    return decision.sharing.attend(query, key, value, length, some)
 
 
 def _begins(

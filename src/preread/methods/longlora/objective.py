@@ -19,21 +19,27 @@ from torch import Tensor
 from preread.core.errors import UsageError
 from preread.core.method import Objective
 from preread.core.types import PackedBatch, TextBatch
+from preread.methods.longlora.attaching import Rows, share
 from preread.methods.longlora.extension import Extension
 from preread.nn.hf import Decoder
 from preread.nn.losses import answer_losses
+from preread.nn.sharing import Sharing, Span
 
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """[B, T] tokens, positions, and which tokens count; a mask of ones where gaps in positions part nothing."""
+    """[B, T] tokens, positions, and which tokens count; a mask of ones where gaps in positions part nothing.
+
+    `documents` are the lengths of what is read as one, over all rows.
+    """
 
     ids: Tensor
     positions: Tensor
     judged: Tensor
     mask: Tensor | None
+    documents: tuple[int, ...]
 
 
 class ExtendObjective(Objective):
@@ -61,6 +67,7 @@ class ExtendObjective(Objective):
         super().__init__()
         self.decoder, self.made, self.pose, self.finish = decoder, made, pose, finish
         self.extension = extension.requires_grad_(True)
+        self.shared: Rows | None = None
         self.train()
 
     def train(self, mode: bool = True) -> ExtendObjective:
@@ -80,17 +87,43 @@ class ExtendObjective(Objective):
             raise _senseless(f"windows of at most {self.decoder.window} tokens, the new window", str(longest))
         self.extension.refresh()
         device = self.decoder.device
+        first, last = self._own(rows)
         states = self.decoder.hidden(
-            self.decoder.embed(rows.ids),
-            None if rows.mask is None else rows.mask.to(device),
-            rows.positions.to(device),
+            self.decoder.embed(rows.ids[:, first:last]),
+            None if rows.mask is None else rows.mask[:, first:last].to(device),
+            rows.positions[:, first:last].to(device),
         )
         # The state before a judged token predicts it; what stands first in a row is never judged.
         # Their places are known here: a mask on the device would make it wait, and one without numbers has none.
-        row, place = (index.to(device) for index in rows.judged[:, 1:].nonzero(as_tuple=True))
-        predicting = states[row, place]
-        targets = rows.ids[rows.judged].to(device)
-        return {"lm": answer_losses(self.decoder.logits, predicting, targets)[0]}
+        row, place = rows.judged[:, first + 1 : last + 1].nonzero(as_tuple=True)
+        predicting = states[row.to(device), place.to(device)]
+        targets = rows.ids[row, place + first + 1].to(device)
+        if self.shared is None:
+            return {"lm": answer_losses(self.decoder.logits, predicting, targets)[0]}
+        return {"lm": self._whole(states, predicting, targets, int(rows.judged[:, 1:].sum()))}
+
+    def share(self, sharing: Sharing) -> None:
+        """As `Objective.share`."""
+        self.shared = share(self.decoder.model, sharing)
+
+    def _own(self, rows: _Rows) -> Span:
+        """Which tokens of the rows this process reads; the others' are told of them."""
+        length = rows.ids.shape[1]
+        if self.shared is None:
+            return 0, length
+        if length < self.shared.sharing.size:
+            raise _senseless(f"rows of at least {self.shared.sharing.size} tokens, one a process", str(length))
+        self.shared.documents = rows.documents
+        return self.shared.sharing.own(length)
+
+    def _whole(self, states: Tensor, predicting: Tensor, targets: Tensor, judged: int) -> Tensor:
+        """The mean over all processes' tokens, whose gradient, averaged over the processes, is the mean's own."""
+        assert self.shared is not None, "asked for where rows are shared"
+        part = states.sum() * 0.0  # a process without any judged token takes part in the backward pass all the same
+        if len(targets):
+            part = part + answer_losses(self.decoder.logits, predicting, targets)[0] * (len(targets) / judged)
+        rest = self.shared.sharing.total(part) - self.shared.sharing.size * part
+        return self.shared.sharing.size * part + rest.detach()
 
     def settle(self) -> None:
         """Freeze the extension, rounded as its files hold it; attention is full from here on."""
@@ -125,7 +158,7 @@ class ExtendObjective(Objective):
             positions = self._skipping(batch)
         judged = torch.ones_like(batch.ids, dtype=torch.bool)
         judged[:, 0] = False
-        return _Rows(batch.ids, positions, judged, torch.ones_like(batch.ids))
+        return _Rows(batch.ids, positions, judged, torch.ones_like(batch.ids), (window,) * rows)
 
     def _skipping(self, batch: TextBatch) -> Tensor:
         """[B, T] positions with one gap in each row, its place and its width drawn uniformly."""
@@ -141,7 +174,7 @@ class ExtendObjective(Objective):
         if self.pose:
             raise _senseless("batches of windows with `pose`", "packed ones")
         positions = torch.tensor([*chain.from_iterable(map(range, batch.lengths))])
-        return _Rows(batch.ids[None], positions[None], batch.judged[None], None)
+        return _Rows(batch.ids[None], positions[None], batch.judged[None], None, tuple(batch.lengths))
 
 
 def _senseless(expected: str, got: str) -> UsageError:
