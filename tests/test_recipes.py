@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from preread import recipes
 from preread.core.config import build
 from preread.core.errors import FingerprintMismatch, IntegrityError, UnreadableDocument, UsageError
 from preread.core.types import text_hash
 from preread.methods.lloco.compressor import Compressor
 from preread.methods.lloco.method import Lloco
 from preread.models.loading import load
-from preread.recipes import Recipe, estimate, install, run
+from preread.recipes import Recipe, estimate, install, run, running
+from preread.recipes.recipe import phases
 
 VALUES = {
     "method": "lloco",
@@ -34,7 +34,7 @@ VALUES = {
 @pytest.fixture
 def data(tmp_path, monkeypatch, tiny_decoder):
     decoder = tiny_decoder("llama")
-    monkeypatch.setattr("preread.recipes.load", lambda name: decoder if name == "tiny" else load(name))
+    monkeypatch.setattr("preread.recipes.running.load", lambda name: decoder if name == "tiny" else load(name))
     monkeypatch.setenv("PREREAD_HOME", str(tmp_path / "home"))
     lines = [json.dumps({"text": f"On day {i} the storm met the keeper and the lamp burned. " * 8}) for i in range(5)]
     (tmp_path / "texts.jsonl").write_text("\n".join(lines))
@@ -77,7 +77,7 @@ def test_a_curriculum_is_one_run_after_another(data, tiny_decoder):
 
     first = {**VALUES, "rows": 3, "objective": {**VALUES["objective"], "lm": 0.0, "distil": 0.0}}
     run(build(Recipe, {**first, "training": {**VALUES["training"], "steps": 2}}), data, data / "first")
-    _, second = recipes._phases(whole)
+    _, second = phases(whole)
     assert second.data_seed == whole.data_seed + 1
     start = {"fresh": False, "compressor": str(data / "first" / "trained")}
     run(replace(second, settings=start), data, data / "second")
@@ -90,7 +90,7 @@ def test_a_curriculum_stopped_in_any_phase_ends_with_the_same_weights(data, tiny
     whole = build(Recipe, {**VALUES, "phases": PHASES})
     run(whole, data, data / "whole")
     stopped = 0
-    real = recipes.train
+    real = running.train
 
     def stopping(*args):
         nonlocal stopped
@@ -98,11 +98,11 @@ def test_a_curriculum_stopped_in_any_phase_ends_with_the_same_weights(data, tiny
         asked = replace(args[2], minutes=0.0 if stopped - 1 == stop_after else None)
         return real(*args[:2], asked, *args[3:])
 
-    monkeypatch.setattr(recipes, "train", stopping)
+    monkeypatch.setattr(running, "train", stopping)
     assert not run(whole, data, data / "halves").finished
     assert stopped == stop_after + 1
     assert not (data / "halves" / "trained").exists()
-    monkeypatch.setattr(recipes, "train", real)
+    monkeypatch.setattr(running, "train", real)
     assert run(whole, data, data / "halves").finished
     a, b = (Compressor.load(data / f / "trained", tiny_decoder("llama")) for f in ("whole", "halves"))
     assert a.hash == b.hash
@@ -232,7 +232,7 @@ def test_the_newest_of_ones_own_is_taken(data):
     newest = json.loads((data / "home" / "compressors" / "first" / "manifest.json").read_text())
     assert newest["training"]["recipe"]["training"]["learning_rate"] == 0.002
     os.utime(data / "home" / "compressors" / "first" / "manifest.json")
-    with Lloco().attach(recipes.load("tiny")) as handle:
+    with Lloco().attach(running.load("tiny")) as handle:
         assert handle.compressor.hash == newest["weights"]
 
 
@@ -250,7 +250,7 @@ def test_a_damaged_compressor_of_ones_own_is_named(data):
     where = install(data / "out", "mine")
     (where / "manifest.json").write_text("{")
     with pytest.raises(IntegrityError, match="mine"):
-        Lloco().attach(recipes.load("tiny"))
+        Lloco().attach(running.load("tiny"))
 
 
 def test_an_estimate_is_what_the_run_then_is(data):
@@ -259,7 +259,7 @@ def test_an_estimate_is_what_the_run_then_is(data):
     guess = estimate(recipe, data)
     done = run(recipe, data, data / "out")
     record = json.loads((data / "out" / "trained" / "manifest.json").read_text())
-    compressor = Compressor.load(data / "out" / "trained", recipes.load("tiny"))
+    compressor = Compressor.load(data / "out" / "trained", running.load("tiny"))
     assert guess.steps == 12
     assert guess.tokens == record["training"]["tokens"] == 12 * 2 * 2 * 60
     assert guess.parameters == sum(p.numel() for p in compressor.parameters())

@@ -24,7 +24,7 @@ VALUES = {
 def train(call, tmp_path, monkeypatch, tiny_decoder):
     monkeypatch.setenv("PREREAD_HOME", str(tmp_path / "home"))
     decoder = tiny_decoder("llama")
-    monkeypatch.setattr("preread.recipes.load", {"tiny:int8": decoder}.__getitem__)
+    monkeypatch.setattr("preread.recipes.running.load", {"tiny:int8": decoder}.__getitem__)
     text = "On day 3 the storm met the keeper and the lamp burned. " * 20
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": text}) + "\n")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(VALUES))

@@ -37,7 +37,7 @@ class Compressed(Nothing):
 @pytest.fixture
 def compressor(tmp_path, monkeypatch, tiny_decoder):
     """Trained on the first three texts of a file of six."""
-    monkeypatch.setattr("preread.recipes.load", lambda name: tiny_decoder("llama"))
+    monkeypatch.setattr("preread.recipes.running.load", lambda name: tiny_decoder("llama"))
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     recipe = {
         "method": "lloco",

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a training run over running text, in one YAML file, and the run itself."""
+"""The run of a recipe: its phases one after the other, resumed where it stopped, with a manifest at the end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -28,6 +28,7 @@ from preread.data.instructions import Instructions
 from preread.methods import METHODS
 from preread.models.loading import load
 from preread.nn.hf import Decoder
+from preread.recipes.recipe import Recipe, phases
 from preread.training.estimate import Estimate
 from preread.training.estimate import estimate as cost
 from preread.training.loop import Batches, Outcome, TrainingConfig, train
@@ -36,71 +37,6 @@ Source = Corpus | Instructions
 """What batches are drawn from."""
 TRAINED = "trained"
 """The folder of the result, in the run's."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a run; what it does not say is the recipe's.
-
-    Args:
-        objective: settings of the stage that differ.
-        training: settings of the loop that differ.
-        window: tokens of each training window.
-        rows: windows a micro-step.
-    """
-
-    objective: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    window: int | None = None
-    rows: int | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A run of one stage of one method over text.
-
-    Args:
-        model: decoder, as `preread.models.loading.load` takes it.
-        method: name of the method.
-        settings: the method's own settings.
-        stage: its stage.
-        objective: the stage's settings.
-        data: files of JSON lines with a `text` each, or of instructions, relative to `--data`.
-        max_characters: most characters read of each file; None reads all.
-        batches: what a micro-step reads: `windows` inside single documents; `packed` stretches of documents that follow
-            one another, none of which sees another; `instructions`, of which the answers are judged.
-        window: tokens of each training window.
-        rows: windows a micro-step.
-        data_seed: decides which windows.
-        training: the loop's settings.
-        phases: a curriculum: parts that follow one another, each from the weights of the one before it; none means one
-            that is as the recipe says.
-        held_out: files like `data` that nothing is trained on; the loss over some windows of them goes into the
-            manifest.
-        held_out_batches: how many batches of them.
-    """
-
-    method: str
-    stage: str
-    data: list[Path]
-    model: str = "default"
-    settings: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=dict)
-    max_characters: int | None = None
-    batches: Literal["windows", "packed", "instructions"] = "windows"
-    window: int = 720
-    rows: int = 1
-    data_seed: int = 0
-    training: TrainingConfig = TrainingConfig()
-    phases: list[Phase] = field(default_factory=list)
-    held_out: list[Path] = field(default_factory=list)
-    held_out_batches: int = 16
-
-    def __post_init__(self) -> None:
-        if not self.data or self.rows < 1 or self.window < 2:
-            wanted = "a file in `data` at least, `rows` of at least 1 and a `window` of at least 2"
-            given = f"{len(self.data)} files, rows: {self.rows}, window: {self.window}"
-            raise UsageError(wanted, given, "Nothing was trained.", "Correct the recipe.")
 
 
 def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
@@ -122,14 +58,14 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
     # Before the decoder is loaded: each process of a launcher has a device of its own.
     processes = PartialState(cpu=not torch.cuda.is_available())
     with _prepared(recipe, data) as prepared:
-        phases = list(_phases(recipe))
-        for number, phase in enumerate(phases, start=1):
-            last = number == len(phases)
+        parts = list(phases(recipe))
+        for number, phase in enumerate(parts, start=1):
+            last = number == len(parts)
             where = folder if last else folder / f"phase-{number}"
             objective = prepared.objective(phase)
             if number > 1:
                 objective.load(folder / f"phase-{number - 1}" / TRAINED)
-            what = f"{recipe.method} {recipe.stage}" + (f", phase {number} of {len(phases)}" if recipe.phases else "")
+            what = f"{recipe.method} {recipe.stage}" + (f", phase {number} of {len(parts)}" if recipe.phases else "")
             # What else decides the numbers than the loop's settings, and what does not change them left out.
             rest = dump(replace(phase, training=TrainingConfig(), held_out=[], held_out_batches=0))
             loop = replace(phase.training, minutes=_left(phase.training.minutes, start))
@@ -158,7 +94,7 @@ def estimate(recipe: Recipe, data: Path) -> Estimate:
                 phase.training,
                 phase.training.accumulation * phase.rows * phase.window,
             )
-            for phase in _phases(recipe)
+            for phase in phases(recipe)
         ]
     return reduce(Estimate.then, costs)
 
@@ -255,22 +191,6 @@ def _prepared(recipe: Recipe, data: Path) -> Iterator[_Prepared]:
     handle: Handle
     with build(METHODS[recipe.method], recipe.settings).attach(decoder) as handle:
         yield _Prepared(handle, corpus, unseen)
-
-
-def _phases(recipe: Recipe) -> Iterator[Recipe]:
-    """Each phase as a recipe of its own; windows of one are not those of another."""
-    if not recipe.phases:
-        yield recipe
-    for number, phase in enumerate(recipe.phases):
-        yield replace(
-            recipe,
-            objective={**recipe.objective, **phase.objective},
-            training=build(TrainingConfig, {**asdict(recipe.training), **phase.training}),
-            window=phase.window or recipe.window,
-            rows=phase.rows or recipe.rows,
-            data_seed=recipe.data_seed + number,
-            phases=[],
-        )
 
 
 def _left(minutes: float | None, start: float) -> float | None:
