@@ -24,12 +24,13 @@ from preread.eval.runner import Judged, run
 from preread.eval.summary import table
 from preread.eval.tables import Table
 from preread.eval.task import Task
+from preread.nn.cpu import FOLDED
 from preread.nn.hf import Decoder
 
 WITHIN = 0.02
 """Of the base's loss: what a short task may lose where nobody says otherwise."""
-KNOWN_ATTENTION = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
-"""Transformers' own, which are the same in every process."""
+KNOWN_ATTENTION = frozenset({"eager", "sdpa", FOLDED, "flash_attention_2", "flash_attention_3", "flex_attention"})
+"""Transformers' own, and ours in its place, which are the same in every process."""
 
 
 @dataclass
@@ -40,6 +41,10 @@ class _Session:
         data: folder of texts and question sets.
         cache: of what was judged.
         until: when to stop, as `time.monotonic` has it; None runs to the end.
+        missing: what could not be judged so far.
+        tables: of what was.
+        kits: by decoder, as each keeps the tokens of the books.
+        cut: whether the time was over.
     """
 
     data: Path
@@ -47,11 +52,12 @@ class _Session:
     until: float | None
     missing: list[Missing] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    kits: dict[int, Kit] = field(default_factory=dict)
     cut: bool = False
 
     def judged(self, part: str, decoder: Decoder, tasks: Sequence[Task], seen: frozenset[str]) -> list[Judged] | None:
         """Tasks by plain reading of the whole text; None, with the reason noted, where that cannot be."""
-        kit = Kit(decoder, self.data, self.cache.folder)
+        kit = self.kits.setdefault(id(decoder), Kit(decoder, self.data, self.cache.folder))
         left = None if self.until is None else max(0.0, (self.until - time.monotonic()) / 60)
         with self.part(part):
             found = run(kit, tasks, [Reader(seen)], self.cache, minutes=left)
@@ -124,6 +130,7 @@ def certify(
         UsageError: a length that the window does not have.
     """
     at, it = commit(), span(decoder, base, length)
+    attention = _attention(decoder)  # before an engine puts in its own
     plan = Plan(it, size, len(decoder.start_ids))
     until = None if minutes is None else time.monotonic() + 60 * minutes
     checked = causality(decoder, [it.before + 1, it.length], size.places)
@@ -139,7 +146,7 @@ def certify(
         fingerprint=decoder.fingerprint,
         weights=decoder.note,
         dtype=str(decoder.dtype).removeprefix("torch."),
-        attention=str(decoder.model.config.get_text_config()._attn_implementation),
+        attention=attention,
         window=decoder.window,
         span=it,
         size=size.name,
@@ -208,11 +215,15 @@ def _checks(
 @contextmanager
 def _outcomes(work: Path, decoder: Decoder) -> Iterator[Path]:
     """Where outcomes are kept: not beyond this call where attention was put in by hand, whose name says nothing."""
-    if decoder.model.config.get_text_config()._attn_implementation in KNOWN_ATTENTION:
+    if _attention(decoder) in KNOWN_ATTENTION:
         yield work
         return
     with TemporaryDirectory() as folder:
         yield Path(folder)
+
+
+def _attention(decoder: Decoder) -> str:
+    return str(decoder.model.config.get_text_config()._attn_implementation)
 
 
 def _reason(error: PrereadError) -> str:
