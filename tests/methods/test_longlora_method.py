@@ -87,6 +87,21 @@ def test_sparse_in_training_and_full_afterwards(decoder):
     assert abs(sparse - full) > 1e-4
 
 
+def test_a_phase_may_attend_as_reading_will(decoder):
+    batch = _batch(decoder)
+    with LongLora(length=4 * SHORT, levers=PLAIN).attach(decoder) as handle:
+        sparse = float(handle.objective("extend")(batch)["lm"].detach())
+        last = handle.objective("extend", attention="full")
+        full = float(last(batch)["lm"].detach())
+        last.eval()
+        wanted = float(torch.cat([_loss(decoder, row) for row in batch.ids]).mean())
+        assert float(handle.objective("extend", attention="s2")(batch)["lm"].detach()) == sparse
+        with pytest.raises(UsageError, match="s2 or full"):
+            handle.objective("extend", attention="sparse")
+    assert abs(full - wanted) < 1e-5
+    assert abs(sparse - full) > 1e-4
+
+
 @pytest.mark.parametrize("kind", ["full", "s2"])
 def test_packed_documents_are_each_read_alone(decoder, kind):
     lengths = (40, 1, 150, 2, 63)
@@ -196,8 +211,8 @@ def test_another_decoders_weights_are_refused(decoder, tiny_decoder, tmp_path):
 
 
 def test_a_recipe_of_phases_extends_and_judges_held_out_text(decoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "load", lambda _: decoder)
-    monkeypatch.setattr(recipes, "cache_home", lambda: tmp_path / "cache")
+    monkeypatch.setattr("preread.recipes.running.load", lambda _: decoder)
+    monkeypatch.setattr("preread.recipes.running.cache_home", lambda: tmp_path / "cache")
     for name in ("some", "other"):
         text = f"The {name} keeper of the lighthouse wrote down every ship that passed. " * 40
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": text}) + "\n")
@@ -248,8 +263,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(decoder, tmp_p
 
 
 def test_a_recipe_of_instructions_goes_on_from_an_extension(decoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "load", lambda _: decoder)
-    monkeypatch.setattr(recipes, "cache_home", lambda: tmp_path / "cache")
+    monkeypatch.setattr("preread.recipes.running.load", lambda _: decoder)
+    monkeypatch.setattr("preread.recipes.running.cache_home", lambda: tmp_path / "cache")
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "The keeper saw a ship. " * 200}) + "\n")
     asked = [{"question": "Who saw a ship?", "answers": ["The keeper"]}]
     (tmp_path / "asked.jsonl").write_text(json.dumps({"text": "The keeper saw a ship. " * 60, "questions": asked}))

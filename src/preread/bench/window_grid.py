@@ -32,7 +32,7 @@ from preread.methods.longlora.method import LongLora
 from preread.models.loading import load
 from preread.nn.hf import Decoder
 from preread.nn.losses import answer_losses
-from preread.recipes import TRAINED, Recipe
+from preread.recipes import TRAINED, Phase, Recipe
 
 Losses = dict[str, list[float]]
 """Nats a token of each window, by document."""
@@ -46,6 +46,7 @@ class Arm:
         settings: of the method, over the grid's.
         training: of the loop, over the recipe's.
         window: tokens of its training windows; None is the new window.
+        phases: parts of its training that follow one another; none means one.
         lengths: new windows that it is tried at; none means all.
         trained: whether anything is trained, or positions only stretched.
     """
@@ -53,6 +54,7 @@ class Arm:
     settings: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     window: int | None = None
+    phases: list[Phase] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     trained: bool = True
 
@@ -223,6 +225,7 @@ def _recipe(config: GridConfig, arm: Arm, length: int, model: str) -> Recipe:
             "settings": _over({**config.extend.settings, "length": length}, arm.settings),
             "training": {**values["training"], **arm.training},
             "window": window,
+            "phases": [asdict(phase) for phase in arm.phases],
             "rows": max(1, config.step_tokens // window),
         },
     )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from preread.core.errors import FingerprintMismatch, IntegrityError, UsageError
 from preread.core.memory import Memory
@@ -27,6 +27,7 @@ from preread.nn.rope import RULES, Rule, stretched
 from preread.nn.views import view
 
 STAGES = ("extend", "instruct")
+Kind = Literal["s2", "full"]
 Backend = Literal["auto", "sdpa", "flex", "varlen"]
 
 
@@ -42,7 +43,7 @@ class Attention:
         backend: what computes it.
     """
 
-    kind: Literal["s2", "full"] = "s2"
+    kind: Kind = "s2"
     group: int | None = None
     shifted: bool = True
     reading: bool = False
@@ -139,10 +140,11 @@ class LongLoraHandle(PlainHandle):
 
         Args:
             stage: one of the two.
-            settings: `pose`, whether windows skip positions.
+            settings: `pose`, whether windows skip positions; `attention`, `s2` or `full` in the place of the method's,
+                so that the last phase of a curriculum may attend as reading will.
 
         Raises:
-            UsageError: another stage.
+            UsageError: another stage or kind of attention.
         """
         if stage not in STAGES:
             raise UsageError(
@@ -158,8 +160,16 @@ class LongLoraHandle(PlainHandle):
         self._training.close()
         self._attached.close()
 
-    def _objective(self, pose: bool = False) -> ExtendObjective:
+    def _objective(self, pose: bool = False, attention: Kind | None = None) -> ExtendObjective:
+        if attention not in (None, *get_args(Kind)):
+            raise UsageError(
+                expected=f"attention: {' or '.join(get_args(Kind))}",
+                got=str(attention),
+                consequence="Nothing was trained.",
+                remedy="Correct `objective` in the recipe.",
+            )
         self._training.close()  # of the phase before
+        attending = replace(self.method.attention, kind=attention or self.method.attention.kind)
         with ExitStack() as stack:
             extension = self.extension
             if extension is None:
@@ -168,9 +178,7 @@ class LongLoraHandle(PlainHandle):
                 stack.callback(extension.detach)
             sparing = stack.enter_context(ExitStack())  # what ends with the training, while its weights stay in force
             if not self.method.attention.reading:
-                sparing.enter_context(
-                    _attending(self.decoder, self.trained_window, self.method.attention, reading=False)
-                )
+                sparing.enter_context(_attending(self.decoder, self.trained_window, attending, reading=False))
             sparing.enter_context(frugal(self.decoder.model, self.method.levers))
             made = {
                 "kind": "extension",
