@@ -216,6 +216,42 @@ def s2_step(
     emit([asdict(figure) for figure in figures], json_, render.figures)
 
 
+@bench_app.command("memory-ladder")
+def memory_ladder(
+    work: Annotated[Path, typer.Option(help="Folder for the results; a stopped ladder goes on there.")],
+    shape: Annotated[str, typer.Option(help="Folder with a config.json; weights are made up.")] = (
+        "recipes/shapes/llama-3-8b"
+    ),
+    memory: Annotated[float, typer.Option(help="GB of the device that may be taken.")] = 80,
+    host: Annotated[float, typer.Option(help="GB of the host's memory that may be taken.")] = 110,
+    grain: Annotated[int, typer.Option(min=2, help="Rows are multiples of this many tokens.")] = 4096,
+    measure: Annotated[bool, typer.Option(help="Take real steps, or only estimate them.")] = True,
+    out: Annotated[Path, typer.Option(help="JSON lines of figures.")] = Path("results/figures.jsonl"),
+    json_: JsonOption = False,
+) -> None:
+    """Find the longest row of which one step fits, lever by lever of memory, beside what was estimated.
+
+    Example: preread bench memory-ladder --work runs/ladder --out results/figures.jsonl
+    """
+    from preread.bench.figures import publish
+    from preread.bench.memory_ladder import LadderConfig, climb, ladder_figures
+
+    config = LadderConfig(shape, round(memory * 1e9), round(host * 1e9), grain)
+    climbed = climb(config, work, measure)
+    figures = ladder_figures(config, climbed, shlex.join(["preread", *sys.argv[1:]]))
+    if figures:
+        publish(figures, out)
+    emit([asdict(one) for one in climbed], json_, lambda rows: "\n".join(map(_rung, rows)))
+
+
+def _rung(row: dict[str, int]) -> str:
+    """A line of the ladder."""
+    line = f"{row['rung']:<28}{row['expected']:>10,} tokens estimated"
+    if not row["peak"]:
+        return line
+    return f"{line}, {row['length']:>10,} taken with {row['peak'] / 1e9:.2f} GB, {row['estimated'] / 1e9:.2f} estimated"
+
+
 @bench_app.command("window-grid")
 def window_grid(
     data: Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")],
