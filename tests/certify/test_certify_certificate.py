@@ -53,7 +53,7 @@ def test_every_part_is_measured_and_the_tables_are_those_of_the_harness(made, da
 
 
 def test_what_was_judged_is_not_judged_again_and_a_killed_run_goes_on(made, monkeypatch, tmp_path):
-    made = partial(made, work=tmp_path)
+    made = partial(made, work=tmp_path, length=128)
     judged, judge = [], certifying.run.__globals__["judge"]
 
     def killed(kit, task, answerer, unit):
@@ -76,7 +76,7 @@ def test_what_was_judged_is_not_judged_again_and_a_killed_run_goes_on(made, monk
 
 
 def test_what_cannot_be_measured_is_named(made, data, tmp_path):
-    found = made(minutes=0, work=tmp_path)
+    found = made(minutes=0, work=tmp_path, length=600)
     assert found.cut
     assert {one.part for one in found.missing} >= {"passkey", "loss by length", "loss by position", "topic retrieval"}
     assert all("minutes" in one.why or "--base" in one.why for one in found.missing)
@@ -86,7 +86,7 @@ def test_what_cannot_be_measured_is_named(made, data, tmp_path):
     assert "no document beside a question" in whys["passkey"]
     assert "no --base" in whys["short text (512 tokens) beside the base"]
     book = json.loads((data / "text" / "books.test.jsonl").read_text().splitlines()[0])["text"]
-    whys = {one.part: one.why for one in made(trained_on=frozenset({text_hash(book)})).missing}
+    whys = {one.part: one.why for one in made(length=600, trained_on=frozenset({text_hash(book)})).missing}
     assert "was not trained on" in whys["loss by length"]
     assert "was not trained on" in whys["loss by position"]
 
@@ -155,9 +155,9 @@ def test_a_window_whose_positions_are_stretched_wrongly_is_broken(taught, senten
 
 def test_attention_put_in_by_hand_is_certified_and_keeps_nothing(made, tiny_decoder, tmp_path):
     decoder = tiny_decoder()
-    attach(decoder.model, 1024, group=64, full_below=128)
+    attach(decoder.model, 256, group=32, full_below=64)
     try:
-        found = made(decoder, work=tmp_path / "work")
+        found = made(decoder, work=tmp_path / "work", length=256)
     finally:
         detach(decoder.model)
     assert found.passed

@@ -80,6 +80,16 @@ def test_into_the_model_its_card_keeps_its_words_and_one_certificate(call, argum
     assert {path.name for path in model.iterdir()} == {*files, *PICTURES, "README.md", "certificate.json"}
 
 
+def test_a_card_that_cannot_be_read_is_left_as_it_is(call, arguments, model):
+    broken = "---\nlicense: [\n---\n\n# Long\n"
+    (model / "README.md").write_text(broken)
+    code, _, err = call(*arguments, "--into-model")
+    assert code == 1
+    assert "a model card" in err
+    assert "Traceback" not in err
+    assert (model / "README.md").read_text() == broken
+
+
 def test_exit_codes(call, arguments, tmp_path, model):
     code, out, _ = call(*arguments, "--minutes", "0", "--work", str(tmp_path / "fresh"))
     assert code == 130

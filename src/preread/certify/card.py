@@ -6,6 +6,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yaml import YAMLError
 
 from preread.certify import pictures
 from preread.certify.causality import Causality
@@ -14,6 +17,9 @@ from preread.certify.verdicts import TOLERANCE, Regression, Share, Verdict
 from preread.core.errors import UnreadableDocument, first_line
 from preread.report.markdown import code, text
 from preread.report.numbers import between, fixed, plain
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
 
 CARD, NUMBERS = "README.md", "certificate.json"
 BEGIN, END = "<!-- certificate: written by preread certify -->", "<!-- end of the certificate -->"
@@ -55,12 +61,9 @@ def card(certificate: Certificate, drawn: Sequence[str], before: Path, licence: 
         before: the card to go on from, if there is one.
         licence: as `write`.
     """
-    from huggingface_hub import ModelCard
-
     try:
-        old = before.read_text(encoding="utf-8") if before.exists() else f"# {text(_name(certificate))}\n"
-        made = ModelCard(old)
-    except ValueError as error:
+        made = _parsed(before.read_text(encoding="utf-8") if before.exists() else f"# {text(_name(certificate))}\n")
+    except (ValueError, YAMLError) as error:
         raise UnreadableDocument(
             expected=f"a model card in {before}: text, with YAML in front or none",
             got=first_line(error),
@@ -78,11 +81,9 @@ def card(certificate: Certificate, drawn: Sequence[str], before: Path, licence: 
 
 def licence_of(folder: Path) -> str | None:
     """The licence that the model card in a folder names, if there is one."""
-    from huggingface_hub import ModelCard
-
     try:
-        found = ModelCard((folder / CARD).read_text(encoding="utf-8")).data.get("license")
-    except (OSError, ValueError):
+        found = _parsed((folder / CARD).read_text(encoding="utf-8")).data.get("license")
+    except (OSError, ValueError, YAMLError):
         return None
     return str(found) if found else None
 
@@ -113,7 +114,7 @@ def summary(certificate: Certificate) -> list[str]:
     for name, shares in (("passkey", it.passkey), ("topics", it.topics)):
         if shares:
             least = min(shares, key=lambda share: share.value)
-            lines.append(f"{name}: {least.value:.0%} or more in every window (least at {least.window:,})")
+            lines.append(f"{name}: lowest share {least.value:.0%}, in the window of {least.window:,}")
     for one in it.regression:
         within = "within" if one.relative.value <= it.within else "not within"
         lines.append(f"{one.task}: {one.relative.value:+.1%} beside the base, {within} {it.within:.0%}")
@@ -194,6 +195,13 @@ def _taken(it: Certificate) -> Iterator[str]:
     yield f"- numbers: [{NUMBERS}]({NUMBERS}), with every table behind them"
     if it.command:
         yield f"- again: {code(it.command)}"
+
+
+def _parsed(words: str) -> ModelCard:
+    """A card; one without front matter is given an empty one, of which the hub's library would complain."""
+    from huggingface_hub import ModelCard
+
+    return ModelCard(words if words.startswith("---") else f"---\n{{}}\n---\n\n{words}")
 
 
 def _name(it: Certificate) -> str:
