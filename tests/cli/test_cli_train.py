@@ -67,3 +67,13 @@ def _no(*_args, **_kwargs):
     import typer
 
     raise typer.Abort
+
+
+def test_a_place_that_an_export_may_not_take_is_said_before_the_training(call, tmp_path, monkeypatch):
+    (tmp_path / "thesis.md").write_text("ten years")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"method": "longlora", "stage": "extend", "data": ["a"]}))
+    monkeypatch.setattr("preread.cli.training._train", None)
+    where = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--export", str(tmp_path)]
+    code, _, err = call("train", "longlora", str(tmp_path / "recipe.yaml"), *where)
+    assert code == 2
+    assert "something else" in err

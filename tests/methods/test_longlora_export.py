@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -195,11 +196,11 @@ def test_what_fails_or_is_killed_leaves_the_earlier_export(make, tmp_path, monke
         with pytest.raises(ResourceError, match="No space left"):
             export(decoder, extension, Yarn(4), out)
         assert _state(out) == before
-        out.rename(tmp_path / "out.old")  # killed between the two names, and then the disk is full
+        out.rename(tmp_path / ".out.preread-old")  # killed between the two names, and then the disk is full
         with pytest.raises(ResourceError):
             export(decoder, extension, Yarn(4), out)
         assert _state(out) == before
-    shutil.copytree(out, tmp_path / "out.old")  # killed before the old one was removed
+    shutil.copytree(out, tmp_path / ".out.preread-old")  # killed before the old one was removed
     export(decoder, extension, Yarn(4), out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -254,3 +255,20 @@ def test_a_folder_that_is_no_run_is_refused(run, tmp_path):
     with pytest.raises(IntegrityError, match="finished run"):
         export_trained(tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_that_somebody_keeps_beside_it_is_untouched(make, tmp_path, monkeypatch):
+    decoder, out = make(), tmp_path / "out"
+    extension = trained(decoder, CONFIGS["norms"])
+    kept = [export(decoder, extension, Yarn(4), tmp_path / name) for name in ("out", "out.old", "out.part")]
+    before = _state(kept[1])
+    (tmp_path / "link").symlink_to(out)
+    out.joinpath("README.md").unlink()
+    export(decoder, extension, Yarn(4), tmp_path / "link")
+    assert [_state(folder)["model.safetensors"] for folder in kept[1:]] == [before["model.safetensors"]] * 2
+    assert (out / "README.md").is_file(), "the folder behind a link is what is replaced"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out", "out.old", "out.part"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export(decoder, extension, Yarn(4), Path())
+    assert (tmp_path / "here" / "config.json").is_file()

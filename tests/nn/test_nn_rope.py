@@ -209,3 +209,8 @@ def test_a_rope_for_each_kind_of_layer_is_refused(tiny_tokenizer) -> None:
 @torch.inference_mode()
 def _logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
     return decoder.logits(decoder.hidden(decoder.embed(ids)[None])[0])
+
+
+@pytest.mark.parametrize(("before", "after"), [(50, 57), (1500, 4099), (32000, 57000), (8192, 32768)])
+def test_the_new_window_is_the_length_that_was_asked_for(before, after) -> None:
+    assert Linear(after / before).window(before) == after

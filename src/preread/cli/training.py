@@ -71,11 +71,14 @@ def longlora(
     the result is an ordinary model folder, which any program loads and `--model` takes. With --fit the
     quickest settings are taken that have room here; say it again when the run goes on.
 
-    Example: preread train longlora recipes/longlora-cpu.yaml --data DATA --out runs/long --export models/long
+    Example: preread train longlora recipes/longlora-32k.yaml --data DATA --out runs/long --export models/long
     """
+    if export:
+        from preread.methods.longlora.export import expect_free, export_trained
+
+        expect_free(export)  # before hours of training, not behind them
     outcome = _train(recipe, data, out, model, estimate, yes, set_, json_, fit)
     if outcome and outcome.finished and export:
-        from preread.methods.longlora.export import export_trained
         from preread.recipes import TRAINED
 
         say(f"exported to {export_trained(out / TRAINED, export)}")

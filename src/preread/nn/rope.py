@@ -63,6 +63,10 @@ class Rule(ABC):
         if not 1 <= self.factor < math.inf:
             raise _senseless("a window that is stretched by a factor of at least 1", f"{self.factor}")
 
+    def window(self, before: int) -> int:
+        """Positions of a window of `before`, stretched; rounded, for (new / old) * old may fall below new."""
+        return round(before * self.factor)
+
     @abstractmethod
     def frequencies(self, rope: Rope) -> Tensor:
         """[E / 2] float32 radians a position."""
@@ -221,7 +225,7 @@ def stretched(decoder: Decoder, rule: Rule) -> Iterator[Decoder]:
             rotary.inv_freq, rotary.attention_scaling = rule.frequencies(rope), rule.scaling(rope)
             # What part of a head turns is no rule's to say.
             config.rope_parameters = {**config.rope_parameters, **rule.parameters(rope)}
-            config.max_position_embeddings = math.floor(rope.window * rule.factor)
+            config.max_position_embeddings = rule.window(rope.window)
             yield seen
         finally:
             rotary.inv_freq, rotary.attention_scaling = before[:2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,8 +55,8 @@ def export(
             consequence="Nothing was written.",
             remedy="Load the same decoder without a dtype behind its name, and export the extension onto that.",
         )
-    _expect_free(folder)
-    window = math.floor(decoder.window * rule.factor)
+    expect_free(folder)
+    window = rule.window(decoder.window)
     record = {
         "kind": KIND,
         "base": decoder.fingerprint,
@@ -86,7 +85,7 @@ def export_trained(weights: Path, folder: Path, model: str | None = None) -> Pat
         IntegrityError: the weights are damaged, or of another decoder.
         UsageError, UnsupportedModel, ResourceError, UnknownModel: as `export` and `load`.
     """
-    _expect_free(folder)
+    expect_free(folder)
     try:
         made = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
         base, rule, length = made["base"], RULES[made["rule"]], float(made["length"])
@@ -130,8 +129,12 @@ it loads as any other decoder. How it was trained is in `{MANIFEST}`.
 """
 
 
-def _expect_free(folder: Path) -> None:
-    """Refuse a place that holds something else than nothing or an earlier export."""
+def expect_free(folder: Path) -> None:
+    """Refuse a place for an export that holds something else than nothing or an earlier one.
+
+    Raises:
+        UsageError: it does.
+    """
     try:
         ours = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["kind"] == KIND
     except (OSError, ValueError, KeyError, TypeError):
@@ -146,8 +149,9 @@ def _expect_free(folder: Path) -> None:
 
 
 def _replaced(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder beside, and put it in the place of what was there."""
-    part, old = (folder.with_name(f"{folder.name}.{end}") for end in ("part", "old"))
+    """Fill a folder beside, by a name that nobody gives a copy, and put it in the place of what was there."""
+    folder = folder.resolve()
+    part, old = (folder.with_name(f".{folder.name}.preread-{end}") for end in ("part", "old"))
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a killed process
         part.mkdir(parents=True)
