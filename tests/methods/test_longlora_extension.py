@@ -390,11 +390,8 @@ def test_what_makes_no_sense_is_said(make):
         ExtensionConfig(None, embeddings="lora")
     with pytest.raises(UsageError, match="nothing"):
         ExtensionConfig(None, norms=False, embeddings="frozen")
-    first, second = (Extension(CONFIGS["norms"], decoder) for _ in range(2))
-    first.attach()
-    with pytest.raises(UsageError, match="Detach the other"):
-        second.attach()
-    first.detach()
+    with pytest.raises(UsageError, match="nothing"):
+        ExtensionConfig(LoraConfig(targets=()), norms=False, embeddings="frozen")
     quantise(decoder.model, "int8")
     with pytest.raises(UsageError, match="quantised"):
         Extension(CONFIGS["everything"], decoder)
@@ -405,3 +402,21 @@ def test_the_checkpoint_says_what_is_in_it(make, tmp_path):
     said = json.loads((tmp_path / "adapter_config.json").read_text())
     assert said["modules_to_save"] == ["embed_tokens", "input_layernorm", "norm", "post_attention_layernorm"]
     assert said["ensure_weight_tying"] is True
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_a_second_one_is_refused_and_leaves_the_first_in_force(make, name):
+    decoder = make("tied")
+    before, first, second = logits(decoder), *(stirred(Extension(CONFIGS[name], decoder)).eval() for _ in range(2))
+    first.attach()
+    extended = logits(decoder)
+    for again in (first, second):
+        with pytest.raises(UsageError, match="Detach the other"):
+            again.attach()
+    second.detach()
+    assert torch.equal(logits(decoder), extended)
+    first.detach()
+    assert torch.equal(logits(decoder), before)
+    second.attach()
+    second.detach()

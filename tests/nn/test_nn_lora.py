@@ -122,3 +122,9 @@ def test_threads_do_not_feel_each_others_adapter(decoder):
     with ThreadPoolExecutor(4) as pool:
         for name, got in zip(["a", None] * 40, pool.map(logits, ["a", None] * 40), strict=True):
             assert torch.equal(got, expected[name])
+
+
+@pytest.mark.parametrize("senseless", [{"rank": 0}, {"alpha": 0.0}, {"alpha": float("nan")}, {"dropout": 1.0}])
+def test_a_shape_that_makes_no_adapter_is_refused(senseless):
+    with pytest.raises(UsageError, match="rank of at least 1"):
+        LoraConfig(**senseless)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from preread.core.errors import IntegrityError
+from preread.core.errors import IntegrityError, UsageError
 from preread.core.types import sha256
 
 PEFT_PREFIX = "base_model.model."
@@ -50,12 +50,24 @@ class LoraConfig:
         alpha: the update is scaled by alpha / R.
         dropout: share of the inputs dropped in training.
         targets: last parts of the names of the layers it sits on.
+
+    Raises:
+        UsageError: a rank, alpha or dropout that makes no adapter.
     """
 
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
+            raise UsageError(
+                expected="a rank of at least 1, an alpha above 0 and a dropout from 0 to below 1",
+                got=f"rank: {self.rank}, alpha: {self.alpha}, dropout: {self.dropout}",
+                consequence="No adapter was made.",
+                remedy="Correct `lora` in the recipe: rank 8 and alpha 16 are usual.",
+            )
 
 
 def digest(module: nn.Module) -> str:

@@ -13,8 +13,6 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from preread.core.errors import UsageError
-
 
 class Masters(nn.Module):
     """The masters of a model's parameters; they begin as what those are.
@@ -43,18 +41,7 @@ class Masters(nn.Module):
                 self._places.setdefault(tied, []).append((name, module))
 
     def attach(self) -> None:
-        """Have the model compute with the masters as they are now; no gradient reaches them yet.
-
-        Raises:
-            UsageError: other masters stand before one of the parameters.
-        """
-        if any(_last(name) in vars(module) for places in self._places.values() for name, module in places):
-            raise UsageError(
-                expected="a decoder whose weights nothing else replaces",
-                got="one with an extension attached",
-                consequence="Nothing was attached.",
-                remedy="Detach the other extension first.",
-            )
+        """Have the model compute with the masters as they are now; no gradient reaches them yet."""
         self._put(live=False)
 
     def refresh(self) -> None:

@@ -10,6 +10,7 @@ trains in both places); one that is not stays as it was, as in the paper.
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ WHOLE = "extension.safetensors"
 """All weights of a decoder, where all of them train."""
 NO_TARGETS = "dummy-target-modules"
 """PEFT's word for an adapter that has modules to save and no low-rank matrices."""
+_extended: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # LoRA alone replaces no weight that would show it
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ExtensionConfig:
                 object.__setattr__(self, name, nothing)
         if self.embeddings == "lora" and self.lora is None:
             raise _senseless("a shape for the embeddings' LoRA", "embeddings: lora beside lora: null")
-        if not (self.lora or self.norms or self.embeddings == "full" or self.everything):
+        if not ((self.lora and self.lora.targets) or self.norms or self.embeddings != "frozen" or self.everything):
             raise _senseless("something that trains", "nothing: no LoRA, no norms, frozen embeddings")
 
 
@@ -94,24 +96,32 @@ class Extension(nn.Module):
         """Have the decoder compute with it, until `detach`.
 
         Raises:
-            UsageError: another extension is attached.
+            UsageError: this one or another extension is attached.
         """
+        model = self._decoder.model
+        if model in _extended:
+            wanted, given = "a decoder that nothing else extends", f"{self._decoder.name} with an extension attached"
+            raise UsageError(wanted, given, "Nothing was attached.", "Detach the other extension first.")
         self.masters.attach()
+        _extended.add(model)
         if self.lora is not None:
-            layers = linear(self._decoder.model)
+            layers = linear(model)
             names = [key.replace("/", ".") for key in self.lora.a]
             self._hooks = [layers[name].register_forward_hook(_adding(self.lora, name)) for name in names]
         if self.table is not None:
-            self._hooks += self.table.hook(self._decoder.model)
+            self._hooks += self.table.hook(model)
         self._attached = True
 
     def refresh(self) -> None:
         """Have the decoder compute with the numbers as they are now, and gradients reach them: before every step."""
-        self.masters.refresh()
+        if self._attached:
+            self.masters.refresh()
 
     def detach(self) -> None:
         """The decoder is bit for bit what it was; a second call does nothing."""
-        self.masters.detach()
+        if self._attached:
+            _extended.discard(self._decoder.model)
+            self.masters.detach()
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._attached = [], False
@@ -126,8 +136,7 @@ class Extension(nn.Module):
             for part in self._low_rank:
                 for parameter in part.parameters():
                     parameter.copy_(parameter.to(self._decoder.dtype))
-        if self._attached:
-            self.masters.refresh()
+        self.refresh()
 
     @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:
