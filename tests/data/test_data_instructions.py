@@ -87,7 +87,18 @@ def test_nothing_that_fits_is_said(questions, alpaca, tiny_decoder):
         Instructions.read([questions], tiny_decoder()).packed(1, 8, 0)
 
 
-@pytest.mark.parametrize("content", ["[]", '[{"text": "no question"}]', "{}", "[1]", "nonsense"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"instruction": null, "output": "a"}]',
+        '[{"instruction": "a", "output": null}]',
+        "[]",
+        '[{"text": "no question"}]',
+        "{}",
+        "[1]",
+        "nonsense",
+    ],
+)
 def test_what_is_no_instruction_is_refused(tmp_path, content, tiny_decoder):
     path = tmp_path / "some.json"
     path.write_text(content)

@@ -68,15 +68,15 @@ class Instructions:
             for number, record in enumerate(_entries(path), start=1):
                 try:
                     if "questions" in record:
-                        texts.append(str(record["text"]))
+                        texts.append(_words(record["text"]))
                         items += [
-                            Instruction(len(texts) - 1, str(asked["question"]), str(asked["answers"][0]))
+                            Instruction(len(texts) - 1, _words(asked["question"]), _words(asked["answers"][0]))
                             for asked in record["questions"]
                             if asked["answers"]
                         ]
                     else:
-                        question = "\n\n".join(filter(None, (str(record["instruction"]), record.get("input"))))
-                        items.append(Instruction(None, question, str(record["output"])))
+                        question = "\n\n".join(filter(None, (_words(record["instruction"]), record.get("input"))))
+                        items.append(Instruction(None, question, _words(record["output"])))
                 except (KeyError, TypeError) as error:
                     raise _no_instruction(path, number, record) from error
         if not items:
@@ -141,6 +141,13 @@ class Instructions:
         around = len(decoder.frame(item.question, [text[:1]])[0]) - 1
         text = text[: max(1, length - around - len(answer))]
         return decoder.frame(item.question, [text])[0], answer
+
+
+def _words(value: object) -> str:
+    """What a field says; `null` would be taught as a word."""
+    if not isinstance(value, str):
+        raise TypeError("no words")
+    return value
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
