@@ -15,6 +15,7 @@ from transformers import (
     BertModel,
     Gemma3TextConfig,
     GptOssConfig,
+    MistralConfig,
     Qwen3Config,
     T5Config,
     T5ForConditionalGeneration,
@@ -277,6 +278,7 @@ def test_layers_with_sinks_are_refused():
         ({"length": 64}, "beyond the window"),
         ({"group": 7}, "even group"),
         ({"group": 0, "length": 8192}, "even group"),
+        ({"group": 8192, "length": 8192}, "below the length"),
     ],
 )
 def test_what_cannot_be_right_is_refused(tiny_decoder, arguments, match):
@@ -315,7 +317,30 @@ def test_a_model_wrapped_by_peft_is_attached_as_it_is(tiny_decoder):
     sparse = _logits(model, ids)
     full = _logits(model.eval(), ids)
     assert (sparse - full).abs().max() > 1e-3
+    with pytest.raises(UsageError, match="attached already"):
+        attach(base, group=GROUP)
     detach(model)
+    assert torch.equal(_logits(model.train(), ids), full)  # no dropout: only attention could differ
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_what_was_attached_bare_is_detached_wrapped(tiny_decoder):
+    from peft import LoraConfig, get_peft_model
+
+    base, ids = tiny_decoder("llama").model, _ids(1)
+    full = _logits(base.eval(), ids)
+    attach(base, group=GROUP, full_below=0)
+    wrapped = get_peft_model(base, LoraConfig(target_modules=["q_proj"]))
+    detach(wrapped)
+    torch.testing.assert_close(_logits(wrapped.train(), ids), full, atol=1e-5, rtol=0)
+
+
+def test_a_decoder_of_windows_alone_is_refused():
+    config = MistralConfig(**TINY, num_key_value_heads=1, intermediate_size=16, head_dim=8, sliding_window=8)
+    with pytest.raises(UnsupportedModel, match="sliding_attention"):
+        attach(_made(config), group=4)
+    config.sliding_window = None
+    attach(_made(config), group=4)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")

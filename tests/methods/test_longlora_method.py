@@ -87,6 +87,19 @@ def test_sparse_in_training_and_full_afterwards(decoder):
     assert abs(sparse - full) > 1e-4
 
 
+@pytest.mark.parametrize("length", [SHORT - 1, -5])
+def test_a_shorter_window_is_refused(decoder, length):
+    with pytest.raises(UsageError, match=f"{SHORT} or more"):
+        LongLora(length=length).attach(decoder)
+    assert decoder.window == SHORT
+
+
+def test_each_stage_names_what_it_reads(decoder):
+    with LongLora(length=4 * SHORT).attach(decoder) as handle:
+        assert handle.objective("extend").batches == {"windows", "packed"}
+        assert handle.objective("instruct").batches == {"instructions"}
+
+
 def test_a_phase_may_attend_as_reading_will(decoder):
     batch = _batch(decoder)
     with LongLora(length=4 * SHORT, levers=PLAIN).attach(decoder) as handle:
@@ -197,6 +210,17 @@ def test_a_training_lowers_the_loss_and_is_read_back_as_it_was(decoder, extensio
         onward = handle.objective("instruct")
         assert float(onward(batches[0])["lm"].detach()) < first - 0.02
     assert torch.equal(decoder.model(ids[None]).logits, before)
+
+
+def test_weights_keep_the_length_that_they_were_trained_for(decoder, tmp_path):
+    with _objective(decoder) as objective:
+        objective.settle()
+        objective.save(tmp_path / "trained", {})
+    with pytest.raises(UsageError, match=f"length: {4 * SHORT}"):
+        LongLora(weights=tmp_path / "trained", length=8 * SHORT).attach(decoder)
+    with LongLora(weights=tmp_path / "trained", length=4 * SHORT).attach(decoder) as handle:
+        assert handle.decoder.window == 4 * SHORT
+    assert decoder.window == SHORT
 
 
 def test_another_decoders_weights_are_refused(decoder, tiny_decoder, tmp_path):

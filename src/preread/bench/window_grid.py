@@ -254,6 +254,9 @@ def _judge(decoder: Decoder, config: GridConfig, length: int, data: Path) -> Los
     losses: Losses = {}
     with progress("judging", len(corpus.documents) * config.windows) as advance:
         for name, start, end in zip(corpus.documents, corpus.bounds, corpus.bounds[1:], strict=False):
+            if end - start < length:
+                wanted, given = f"held-out documents of at least {length} tokens", f"one of {end - start}: {name[:12]}"
+                raise UsageError(wanted, given, "Nothing was judged.", "Hold out longer documents, or extend less.")
             for place in np.linspace(start, end - length, config.windows).astype(int):
                 ids = torch.from_numpy(corpus.tokens[place : place + length].astype(np.int64))
                 losses.setdefault(name[:12], []).append(_loss(decoder, ids, config.judged))

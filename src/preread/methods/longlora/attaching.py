@@ -64,11 +64,14 @@ def attach(
         UnsupportedModel: its layers cannot be shifted.
         UsageError: it is attached already, or a length, group or backend that makes no sense.
     """
+    model = _bare(model)
     if model in _attached:
         raise _refused("a model that attends by itself", "one that is attached already", "Detach it first.")
     if backend not in ("auto", *KERNELS):
         raise _refused(f"backend auto, {', '.join(KERNELS)}", str(backend), "Take `auto`.")
     _expect_decoder(model)
+    if length is not None and group is not None and group >= length:
+        raise _refused("a group below the length, which it divides", f"{group} of {length} tokens", "Leave group= out.")
     own = int(model.config.get_text_config().max_position_embeddings)
     window = own if full_below is None else full_below
     grouping = Grouping(_group(length, window) if group is None else group, shifted, window)
@@ -81,6 +84,7 @@ def attach(
 
 def detach(model: PreTrainedModel) -> None:
     """Have the model attend as it did before; a model that is not attached stays as it is."""
+    model = _bare(model)
     made = _attached.pop(model, None)
     if made is not None:
         model.set_attn_implementation(made.before)
@@ -100,9 +104,9 @@ def share(model: PreTrainedModel, sharing: Sharing) -> Rows:
         UnsupportedModel: a layer of it attends to a window only, or its RoPE depends on the length of what it is given.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    kinds = _kinds(model)
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if kinds != {"full_attention"} or getattr(config, "sliding_window", None) or rope in BY_LENGTH:
+    if kinds != {"full_attention"} or rope in BY_LENGTH:
         raise _unsupported(
             "layers that all attend in full, and a RoPE that is the same at any length, to share rows over processes",
             f"layers of {', '.join(sorted(kinds))}, rope: {rope}",
@@ -240,9 +244,21 @@ def _group(length: int | None, window: int) -> int:
     return max(length // 4, window) // 2 * 2
 
 
-def _expect_decoder(model: PreTrainedModel) -> None:
+def _bare(model: nn.Module) -> PreTrainedModel:
+    """The model itself, where peft has wrapped it."""
+    bare: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
+    return bare
+
+
+def _kinds(model: PreTrainedModel) -> set[str]:
+    """What its layers attend to; where a config names a window and no layers, all of them have it."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    alike = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    return set(getattr(config, "layer_types", None) or [alike])
+
+
+def _expect_decoder(model: PreTrainedModel) -> None:
+    config, kinds = model.config.get_text_config(), _kinds(model)
     causal = {module.is_causal for module in model.modules() if hasattr(module, "is_causal")}
     if getattr(config, "is_encoder_decoder", False) or False in causal:
         raise _unsupported("a decoder that attends causally", type(model).__name__)

@@ -68,7 +68,7 @@ def export(
         "training": dict(training or {}),
     }
     with progress(f"Writing {folder.name}", None):
-        _replaced(folder, lambda part: _write(part, decoder, extension, rule, record))
+        replaced(folder, lambda part: _write(part, decoder, extension, rule, record))
     return folder
 
 
@@ -148,8 +148,12 @@ def expect_free(folder: Path) -> None:
         )
 
 
-def _replaced(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder beside, by a name that nobody gives a copy, and put it in the place of what was there."""
+def replaced(folder: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder beside, by a name that nobody gives a copy, and put it in the place of what was there.
+
+    Raises:
+        ResourceError: the disk is full or not writable; what was there is untouched.
+    """
     folder = folder.resolve()
     part, old = (folder.with_name(f".{folder.name}.preread-{end}") for end in ("part", "old"))
     try:
@@ -162,7 +166,7 @@ def _replaced(folder: Path, write: Callable[[Path], None]) -> None:
         part.rename(folder)
     except (OSError, SafetensorError) as error:
         raise ResourceError(
-            expected=f"room to write a decoder at {folder}",
+            expected=f"room to write {folder}",
             got=first_line(error),
             consequence="Nothing was written; what was there is untouched.",
             remedy="Free some space, or choose a folder on another disk.",

@@ -19,14 +19,14 @@ from preread.core.method import Method, Objective
 from preread.core.types import Scope, sha256
 from preread.methods.longlora.attaching import attach, detach
 from preread.methods.longlora.extension import Extension, ExtensionConfig
-from preread.methods.longlora.objective import MANIFEST, ExtendObjective
+from preread.methods.longlora.objective import MANIFEST, ExtendObjective, InstructObjective
 from preread.nn.activations import Levers, frugal
 from preread.nn.hf import Decoder
 from preread.nn.plain import PlainHandle
 from preread.nn.rope import RULES, Rule, stretched
 from preread.nn.views import view
 
-STAGES = ("extend", "instruct")
+STAGES = {"extend": ExtendObjective, "instruct": InstructObjective}
 Kind = Literal["s2", "full"]
 Backend = Literal["auto", "sdpa", "flex", "varlen"]
 
@@ -56,7 +56,8 @@ class LongLora(Method):
 
     Args:
         length: positions of the new window; None is the decoder's own, or what the weights were trained for.
-        rule: how positions are stretched to it: `linear` as the paper, `yarn` (the better one), `ntk` or `longrope`.
+        rule: how positions are stretched to it: `linear` as the paper, `yarn` (the better one), `ntk` or `longrope`;
+            with `weights`, theirs.
         weights: folder of a trained extension; None reads with the decoder as it is.
         extension: what a training adds.
         attention: how a training attends.
@@ -106,7 +107,8 @@ class LongLoraHandle(PlainHandle):
         self.manifest = _manifest(method.weights, decoder) if method.weights else {}
         self._training = ExitStack()
         with ExitStack() as stack:
-            length = method.length or self.manifest.get("length") or decoder.window
+            trained = self.manifest.get("length")
+            length = _length(method.length, trained, decoder.window)
             self.rule: Rule = RULES[self.manifest.get("rule", method.rule)](max(1.0, length / decoder.window))
             seen = stack.enter_context(stretched(decoder, self.rule))
             if method.weights:
@@ -153,14 +155,14 @@ class LongLoraHandle(PlainHandle):
                 consequence="Nothing was trained.",
                 remedy="Choose one of the two.",
             )
-        return self._objective(**settings)
+        return self._objective(stage, **settings)
 
     def detach(self) -> None:
         """Put weights, positions and attention back."""
         self._training.close()
         self._attached.close()
 
-    def _objective(self, pose: bool = False, attention: Kind | None = None) -> ExtendObjective:
+    def _objective(self, stage: str, pose: bool = False, attention: Kind | None = None) -> ExtendObjective:
         if attention not in (None, *get_args(Kind)):
             raise UsageError(
                 expected=f"attention: {' or '.join(get_args(Kind))}",
@@ -187,7 +189,7 @@ class LongLoraHandle(PlainHandle):
                 "length": self.decoder.window,
                 "trained_on": sorted(self.trained_on),
             }
-            objective = ExtendObjective(self.decoder, extension, made, pose, sparing.close)
+            objective = STAGES[stage](self.decoder, extension, made, pose, sparing.close)
             stack.callback(self.decoder.model.eval)
             self._training = stack.pop_all()
         return objective
@@ -205,7 +207,7 @@ def _attending(decoder: Decoder, window: int, attention: Attention, reading: boo
     """
     group, full_below = attention.group, window
     if attention.kind == "full" or decoder.window <= window:  # the same kernels, each document a single stretch
-        group, full_below = decoder.window // 2 * 2, decoder.window
+        group, full_below = 2, decoder.window
     attach(
         decoder.model,
         decoder.window,
@@ -219,6 +221,17 @@ def _attending(decoder: Decoder, window: int, attention: Attention, reading: boo
         yield
     finally:
         detach(decoder.model)
+
+
+def _length(wanted: int | None, trained: int | None, window: int) -> int:
+    """Positions of the new window."""
+    if trained is not None and wanted not in (None, trained):
+        expected, remedy = f"length: {trained}, as the weights were trained for", "Leave `length` out."
+    elif wanted is not None and wanted < window:
+        expected, remedy = f"a length of {window} or more", f"The decoder has {window} positions already; ask for more."
+    else:
+        return wanted or trained or window
+    raise UsageError(expected, str(wanted), "Nothing was attached.", remedy)
 
 
 def _manifest(folder: Path, decoder: Decoder) -> dict[str, Any]:

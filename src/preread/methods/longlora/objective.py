@@ -54,7 +54,7 @@ class ExtendObjective(Objective):
         finish: undoes, once the training is over, what the handle put in force for it alone.
     """
 
-    batches: ClassVar[frozenset[str]] = frozenset({"windows", "packed", "instructions"})
+    batches: ClassVar[frozenset[str]] = frozenset({"windows", "packed"})
 
     def __init__(
         self,
@@ -175,6 +175,12 @@ class ExtendObjective(Objective):
             raise _senseless("batches of windows with `pose`", "packed ones")
         positions = torch.tensor([*chain.from_iterable(map(range, batch.lengths))])
         return _Rows(batch.ids[None], positions[None], batch.judged[None], None, tuple(batch.lengths))
+
+
+class InstructObjective(ExtendObjective):
+    """The same over long instructions, of which the answers are judged."""
+
+    batches: ClassVar[frozenset[str]] = frozenset({"instructions"})
 
 
 def _senseless(expected: str, got: str) -> UsageError:

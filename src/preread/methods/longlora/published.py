@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from preread.core.errors import IntegrityError, PrereadError, UsageError, first_line
+from preread.methods.longlora.export import replaced
 from preread.methods.longlora.extension import Extension, ExtensionConfig
 from preread.methods.longlora.objective import MANIFEST
 from preread.methods.longlora.parts import norms, table_path
@@ -60,6 +61,7 @@ def convert(source: Path, target: Path, decoder: Decoder, length: int) -> Conver
     Raises:
         UsageError: the target holds something, or the length is no longer than the decoder's window.
         IntegrityError: the files are missing or damaged, hold other things than tensors, or are not for this decoder.
+        ResourceError: the disk is full or not writable; nothing is left there.
     """
     factor = math.ceil(length / decoder.window)
     if factor < 2:
@@ -78,7 +80,6 @@ def convert(source: Path, target: Path, decoder: Decoder, length: int) -> Conver
     except Exception as error:  # whatever damaged files may lead to
         raise _damaged(source, f"{type(error).__name__}: {first_line(error)}") from error
     rule = Linear(factor)
-    extension.save(target)
     record = {
         "kind": "extension",
         "base": decoder.fingerprint,
@@ -87,7 +88,12 @@ def convert(source: Path, target: Path, decoder: Decoder, length: int) -> Conver
         "trained_on": [],
         "training": {"converted": source.name, "recipe": {"model": decoder.name}},
     }
-    (target / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def write(part: Path) -> None:
+        extension.save(part)
+        (part / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    replaced(target, write)
     return Converted(target, decoder.name, factor * decoder.window, dropped)
 
 
