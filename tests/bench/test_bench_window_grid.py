@@ -103,6 +103,6 @@ def test_an_arm_that_is_none_is_named():
 
 def test_a_held_out_document_shorter_than_the_window_is_refused(data):
     (data / "short.jsonl").write_text(json.dumps({"text": "Too short."}))
+    config = _config(held_out="short.jsonl", arms={"all": Arm(trained=False), "sparse": Arm()})
     with pytest.raises(UsageError, match="at least 128 tokens"):
-        untrained = {"all": Arm(trained=False), "sparse": Arm()}
-        run_grid(_config(held_out="short.jsonl", arms=untrained), data, data / "grid")
+        run_grid(config, data, data / "grid")
