@@ -55,8 +55,8 @@ RUNGS = (
     Rung("checkpointing, all logits", Plan(Levers("full")), WHOLE),
     Rung("+ chunked loss", Plan(Levers("full"))),
     Rung("+ offload", Plan(Levers("full", offload=True))),
-    Rung("+ tiles", Plan(Levers("full", offload=True, tiles=64))),
-    Rung("+ 8-bit moments, 4-bit base", Plan(Levers("full", offload=True, tiles=64), "adamw8bit", "int4")),
+    Rung("+ tiles", Plan(Levers("full", offload=True, tiles=16))),
+    Rung("+ 8-bit moments, 4-bit base", Plan(Levers("full", offload=True, tiles=16), "adamw8bit", "int4")),
 )
 
 
