@@ -160,7 +160,7 @@ def receipt(result: Receipt) -> str:
 
 def figures(rows: Sequence[dict[str, Any]]) -> str:
     """Measured figures, one a line."""
-    return "\n".join(f"{r['id']:<32} {r['value']:>8.2f} {r['unit']}  ({r['low']:.2f}-{r['high']:.2f})" for r in rows)
+    return "\n".join(f"{r['id']:<32} {r['value']:>8.4g} {r['unit']}  ({r['low']:.4g} to {r['high']:.4g})" for r in rows)
 
 
 def gate_rates(rows: Sequence[dict[str, Any]]) -> str:

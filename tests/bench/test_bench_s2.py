@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from preread import render
 from preread.bench import s2
 from preread.bench.s2 import Case, Times, dense_error, layouts, leaking_pairs, model_leaks, s2_figures, small_llama
 from preread.methods.longlora import attaching
@@ -89,6 +90,11 @@ def test_the_figures_are_of_the_scoreboard(monkeypatch):
     assert ratio.id == "longlora.cpu_attention_ratio_8k"
     assert 0 < ratio.low <= ratio.value <= ratio.high
     assert "64 to 128" in ratio.note
+
+
+def test_a_figure_near_zero_is_not_shown_as_zero():
+    shown = render.figures([{"id": "e", "value": 3.55e-15, "low": 0, "high": 102.31, "unit": "abs"}])
+    assert "3.55e-15 abs  (0 to 102.3)" in shown
 
 
 def test_a_ratio_is_of_neighbouring_runs():
