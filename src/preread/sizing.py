@@ -78,7 +78,7 @@ def fitted(recipe: Recipe, machine: Machine) -> tuple[Recipe, Footprint]:
         ResourceError: nothing fits.
         UsageError, UnknownModel, UnsupportedModel: as `size`.
     """
-    given = Plan(base=_base(recipe), devices=machine.devices, gpu=machine.gpu)
+    given = Plan(optimizer=recipe.training.optimizer, base=_base(recipe), devices=machine.devices, gpu=machine.gpu)
     with _hollow(recipe) as (decoder, objective, batch):
         plan, found = fit(decoder, objective, batch, machine.memory, machine.host, given)
     chosen = replace(

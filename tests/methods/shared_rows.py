@@ -30,8 +30,8 @@ DOCUMENTS = (40, 1, 9, 51)  # the part's end is inside the last one
 ATTENTION = {"s2": Attention(group=16), "full": Attention("full")}
 
 
-def decoder(heads: int, kv_heads: int) -> Decoder:
-    """Random, in float64, so that sums in another order show nothing."""
+def decoder(heads: int, kv_heads: int, dtype: torch.dtype) -> Decoder:
+    """Random; in float64 sums in another order show nothing."""
     config = LlamaConfig(
         vocab_size=60,
         hidden_size=8 * heads,
@@ -44,7 +44,7 @@ def decoder(heads: int, kv_heads: int) -> Decoder:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval().requires_grad_(False)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
     return Decoder(model, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())), "tiny", "tiny")
 
 
@@ -77,11 +77,12 @@ def step(
     sharing: Sharing | None,
     levers: Levers = CHECKPOINTED,
     misplaced: bool = False,
+    dtype: torch.dtype = torch.float64,
 ) -> dict[str, torch.Tensor]:
     """Loss and gradients of one step, averaged over the processes as a distributed wrapper does it."""
     extension = ExtensionConfig(LoraConfig(rank=2, dropout=0.0))
     method = LongLora(length=128, rule="yarn", extension=extension, attention=attention, levers=levers)
-    with method.attach(decoder(*heads)) as handle:
+    with method.attach(decoder(*heads, dtype)) as handle:
         torch.manual_seed(2)
         objective = handle.objective("extend")
         for name, parameter in objective.trainable().items():
@@ -123,6 +124,8 @@ def main(rank: int, processes: int, folder: Path) -> None:
         f"{heads} {kind} {batch}": run(HEADS[heads], ATTENTION[kind], given[batch])
         for heads, kind, batch in product(HEADS, ATTENTION, given)
     }
+    run_half = partial(run, dtype=torch.bfloat16)
+    found["half, late"] = run_half(HEADS["3/1"], ATTENTION["s2"], given["late"])
     found["kept"] = run(HEADS["3/1"], ATTENTION["s2"], given["packed"], levers=Levers("none"))
     found["misplaced"] = run(HEADS["3/1"], ATTENTION["s2"], given["rows"], misplaced=True)
     torch.save(found, folder / f"{rank}-of-{processes}.pt")

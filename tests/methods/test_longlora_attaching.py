@@ -276,6 +276,7 @@ def test_layers_with_sinks_are_refused():
     [
         ({}, "length that will be trained"),
         ({"length": 64}, "beyond the window"),
+        ({"length": 64, "group": 16}, "beyond the window"),
         ({"group": 7}, "even group"),
         ({"group": 0, "length": 8192}, "even group"),
         ({"group": 8192, "length": 8192}, "below the length"),

@@ -53,6 +53,13 @@ def test_losses_and_gradients_are_those_of_one_process(found, case):
 
 
 @pytest.mark.slow
+def test_half_precision_takes_part_where_nothing_is_judged(found):
+    alone = found[1, 0]["half, late"]
+    for rank in range(2):
+        assert abs(float(found[2, rank]["half, late"]["loss"] - alone["loss"])) < 0.02
+
+
+@pytest.mark.slow
 def test_positions_counted_by_each_process_for_itself_are_noticed(found):
     assert _furthest(found[2, 0]["misplaced"], found[1, 0]["misplaced"]) > 1e-3
 
@@ -76,6 +83,7 @@ def recipe(tiny_decoder, tmp_path):
     made.tokenizer.save_pretrained(tmp_path / "decoder")
     lines = [json.dumps({"text": f"On day {i} the keeper saw {i * 7} ships. " * 30}) for i in range(4)]
     (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    (tmp_path / "other.jsonl").write_text(json.dumps({"text": "In winter the lamp burned all night. " * 60}))
     (tmp_path / "recipe.yaml").write_text(
         f"""
 method: longlora
@@ -84,6 +92,8 @@ model: {tmp_path / "decoder"}:float32
 settings: {{length: 256, extension: {{lora: {{rank: 2, dropout: 0.0}}}}}}
 batches: packed
 data: [text.jsonl]
+held_out: [other.jsonl]
+held_out_batches: 2
 window: 201
 training: {{steps: 4, learning_rate: 0.01, save_every: 2}}
 """
@@ -107,6 +117,9 @@ def test_the_command_under_a_launcher_trains_what_one_process_does(recipe, tmp_p
         for name in ("alone", "both")
     ]
     assert logs[0] == pytest.approx(logs[1], abs=1e-4)
+    manifests = [json.loads((tmp_path / n / "trained/manifest.json").read_text()) for n in ("alone", "both")]
+    judged = [manifest["training"]["held_out"]["lm"] for manifest in manifests]
+    assert judged[0] == pytest.approx(judged[1], abs=1e-4)
     assert (tmp_path / "both/model/config.json").exists()
     again = _train(recipe, tmp_path, tmp_path / "both", *TWO, changes=shared)
     assert again.returncode == 0, again.stderr

@@ -127,8 +127,15 @@ def certify(
         command: what to type to do it again.
 
     Raises:
-        UsageError: a length that the window does not have.
+        UsageError: a length that the window does not have, or a folder that holds neither texts nor question sets.
     """
+    if not any((data / kind).is_dir() for kind in ("text", "qa")):
+        raise UsageError(
+            expected=f"a folder with text/ or qa/ in it at {data}",
+            got="neither" if data.is_dir() else "no folder",
+            consequence="Nothing was measured, and no card was written.",
+            remedy="Correct --data; docs/evaluation.md says what it holds.",
+        )
     at, it = commit(), span(decoder, base, length)
     attention = _attention(decoder)  # before an engine puts in its own
     plan = Plan(it, size, len(decoder.start_ids))
@@ -159,7 +166,7 @@ def certify(
         topics=topics,
         regression=regression,
         missing=session.missing,
-        checks=_checks(checked, keys, regression, limits),
+        checks=_checks(checked, keys, regression, len(plan.short), limits),
         tables=session.tables,
         cut=session.cut,
         command=command,
@@ -199,16 +206,20 @@ def _regression(
 
 
 def _checks(
-    checked: Sequence[Causality], keys: Sequence[Share], regression: Sequence[Regression], limits: Limits
+    checked: Sequence[Causality], keys: Sequence[Share], regression: Sequence[Regression], tasks: int, limits: Limits
 ) -> list[Check]:
+    """What must hold; `tasks` is how many short ones there are."""
     changed = sum(one.changed for one in checked)
     found = [Check("causality", float(changed), "at most 0", all(one.holds for one in checked))]
     if (least := limits.min_passkey) is not None:
         lowest = min((one.value for one in keys), default=None)
         found.append(Check("passkey", lowest, f"at least {least:g}", lowest is not None and lowest >= least))
     if (most := limits.max_regression) is not None:
-        worst = max((one.relative.value for one in regression), default=None)
-        found.append(Check("regression", worst, f"at most {most:g}", worst is not None and worst <= most))
+        values = [one.relative.value for one in regression]
+        worst = max(values, default=None)
+        # What was not measured, or is no number, is no pass.
+        held = len(values) == tasks and all(value <= most for value in values)
+        found.append(Check("regression", worst, f"at most {most:g}", held))
     return found
 
 

@@ -17,13 +17,17 @@ def figures(certificate: Certificate) -> list[Figure]:
     The value is the lowest share of all windows, so that one that fails is not made up for by shorter ones.
     """
     it = certificate
-    whole = it.size == WHOLE.name and not it.cut and bool(it.passkey)
+    causal = bool(it.causality) and all(one.holds for one in it.causality)  # who sees ahead sees the key
+    whole = it.size == WHOLE.name and not it.cut and bool(it.passkey) and causal
     if not whole or it.base != SMOLLM2.name or (it.span.before, it.span.length) != (BEFORE, LENGTH):
         return []
     least = min(it.passkey, key=lambda share: (share.value, -share.window))
     told = ", ".join(f"{share.window:,} {share.right} of {share.asked}" for share in it.passkey)
     by_length = ", ".join(f"{one.window:,} {one.word}" for one in it.lengths)
-    note = f"the lowest of {told}; five depths each; full attention; loss by length: {by_length or 'not measured'}"
+    note = (
+        f"the lowest of {told}; five depths each; attention {it.attention}; "
+        f"loss by length: {by_length or 'not measured'}"
+    )
     return [
         Figure(
             PASSKEY,

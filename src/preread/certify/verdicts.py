@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,12 +79,12 @@ class Regression:
 
 
 def word(difference: Value) -> Word:
-    """`used` where the whole interval lies below 0, `broken` where it lies above the tolerance, `survived` where it
-    does not reach beyond the tolerance; else too little was judged to decide.
+    """`used` where the whole interval lies below 0, `broken` where it lies above the tolerance or is no number,
+    `survived` where it does not reach beyond the tolerance; else too little was judged to decide.
     """
     if difference.high < 0:
         return "used"
-    if difference.low > TOLERANCE:
+    if difference.low > TOLERANCE or math.isnan(difference.low):
         return "broken"
     return "survived" if difference.high <= TOLERANCE else "undecided"
 

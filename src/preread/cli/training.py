@@ -138,7 +138,9 @@ def _train(
     as_json: bool,
     fit: bool = False,
 ) -> Outcome | None:
-    """Run a recipe, or only say what that would cost; None where nothing was run."""
+    """Run a recipe, or only say what that would cost; None where nothing was run, or another process tells of it."""
+    from accelerate import PartialState
+
     from preread import recipes
     from preread.training.checkpoint import NAME
 
@@ -156,7 +158,8 @@ def _train(
         say(cost.line)
         if sys.stdin.isatty():
             typer.confirm("Train it?", abort=True, err=True)
-    return recipes.run(chosen, data, out)
+    outcome = recipes.run(chosen, data, out)
+    return outcome if PartialState().is_main_process else None  # of several processes one exports and tells
 
 
 def _report(outcome: Outcome | None, as_json: bool) -> None:

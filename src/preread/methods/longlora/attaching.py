@@ -70,6 +70,8 @@ def attach(
     if backend not in ("auto", *KERNELS):
         raise _refused(f"backend auto, {', '.join(KERNELS)}", str(backend), "Take `auto`.")
     _expect_decoder(model)
+    if length is not None and full_below is None:
+        _expect_longer(length, int(model.config.get_text_config().max_position_embeddings))
     if length is not None and group is not None and group >= length:
         raise _refused("a group below the length, which it divides", f"{group} of {length} tokens", "Leave group= out.")
     own = int(model.config.get_text_config().max_position_embeddings)
@@ -102,6 +104,7 @@ def share(model: PreTrainedModel, sharing: Sharing) -> Rows:
 
     Raises:
         UnsupportedModel: a layer of it attends to a window only, or its RoPE depends on the length of what it is given.
+        UsageError: it has fewer heads than there are processes.
     """
     config = model.config.get_text_config()
     kinds = _kinds(model)
@@ -111,7 +114,14 @@ def share(model: PreTrainedModel, sharing: Sharing) -> Rows:
             "layers that all attend in full, and a RoPE that is the same at any length, to share rows over processes",
             f"layers of {', '.join(sorted(kinds))}, rope: {rope}",
         )
-    made = _attached[model]
+    if sharing.size > config.num_attention_heads:
+        raise UsageError(
+            expected=f"at most {config.num_attention_heads} processes for a row, one a head",
+            got=str(sharing.size),
+            consequence="Nothing was trained.",
+            remedy="Lower training.sequence_parallel; further processes read rows of their own.",
+        )
+    made = _attached[_bare(model)]
     made.rows = Rows(sharing)
     return made.rows
 
@@ -235,13 +245,17 @@ def _group(length: int | None, window: int) -> int:
     """A quarter of the length, or the window where that is longer; even."""
     if length is None:
         raise _refused("the length that will be trained, or a group", "neither", "Pass length=, in tokens.")
+    _expect_longer(length, window)
+    return max(length // 4, window) // 2 * 2
+
+
+def _expect_longer(length: int, window: int) -> None:
     if length <= window:
         raise _refused(
             f"a length beyond the window of {window} tokens, up to which attention is full",
             str(length),
             "Train without this, or pass group= and full_below=.",
         )
-    return max(length // 4, window) // 2 * 2
 
 
 def _bare(model: nn.Module) -> PreTrainedModel:

@@ -119,7 +119,8 @@ class ExtendObjective(Objective):
     def _whole(self, states: Tensor, predicting: Tensor, targets: Tensor, judged: int) -> Tensor:
         """The mean over all processes' tokens, whose gradient, averaged over the processes, is the mean's own."""
         assert self.shared is not None, "asked for where rows are shared"
-        part = states.sum() * 0.0  # a process without any judged token takes part in the backward pass all the same
+        # A process without any judged token takes part in the backward pass all the same.
+        part = states[:, :0].float().sum()
         if len(targets):
             part = part + answer_losses(self.decoder.logits, predicting, targets)[0] * (len(targets) / judged)
         rest = self.shared.sharing.total(part) - self.shared.sharing.size * part
@@ -131,6 +132,7 @@ class ExtendObjective(Objective):
         self.eval()
         self.extension.settle()
         self.finish()
+        self.shared = None  # what is read from here on every process reads whole
 
     def save(self, folder: Path, training: Mapping[str, Any]) -> None:
         """Write the extension, and `manifest.json` beside it."""
