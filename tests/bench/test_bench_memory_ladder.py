@@ -9,6 +9,7 @@ from transformers import LlamaConfig
 
 from preread.bench import memory_ladder
 from preread.bench.memory_ladder import RUNGS, LadderConfig, climb, estimate, ladder_figures, longest
+from preread.core.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchao", "ignore::DeprecationWarning")
 
@@ -42,6 +43,13 @@ def test_what_is_measured_is_what_was_estimated_and_no_rung_is_taken_twice(confi
     assert figure.value == pytest.approx(100 * max(one.error for one in climbed))
     monkeypatch.setattr(memory_ladder, "longest", None)
     assert climb(config, tmp_path / "work") == climbed
+
+
+def test_another_memorys_ladder_is_not_taken_for_this_ones(config, tmp_path):
+    climb(config, tmp_path, measure=False)
+    with pytest.raises(UsageError, match="another --work"):
+        climb(replace(config, memory=10_000_000), tmp_path, measure=False)
+    assert climb(config, tmp_path, measure=False)
 
 
 def few(rung):

@@ -180,6 +180,5 @@ def plans_total(objective, decoder):
 
 def test_a_decoder_that_does_not_attend_in_full_is_refused():
     config = MistralConfig(num_key_value_heads=2, sliding_window=32, **COMMON)
-    config.layer_types = ["sliding_attention"] * 6
     with pytest.raises(UnsupportedModel, match="all attend in full"):
         hollow(config)

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from preread.bench.figures import Figure
+from preread.core.errors import UsageError
 from preread.core.method import Objective
 from preread.core.progress import progress
 from preread.core.types import TextBatch
@@ -110,21 +111,40 @@ def climb(config: LadderConfig, folder: Path, measure: bool = True) -> list[Clim
         config: what.
         folder: for the results, a rung at a time.
         measure: whether real steps are taken, or only estimates made.
+
+    Raises:
+        UsageError: the folder holds the ladder of another shape or memory.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / RECORD
     if measure and torch.cuda.is_available():
         room = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, config.memory / room))
-    known = {one["rung"]: Climbed(**one) for one in json.loads(record.read_text())} if record.exists() else {}
+    known = _known(config, record)
     with progress("climbing the ladder of memory", len(RUNGS)) as advance:
         for rung in RUNGS:
             if rung.name not in known or (measure and not known[rung.name].length):
                 expected = longest(config, rung)
                 known[rung.name] = _measured(config, rung, expected) if measure else Climbed(rung.name, expected)
-                record.write_text(json.dumps([asdict(one) for one in known.values()], indent=2) + "\n")
+                kept = {"config": asdict(config), "rungs": [asdict(one) for one in known.values()]}
+                record.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
             advance(note=f"{rung.name}: {known[rung.name].length or known[rung.name].expected:,} tokens")
     return [known[rung.name] for rung in RUNGS]
+
+
+def _known(config: LadderConfig, record: Path) -> dict[str, Climbed]:
+    """The rungs that a folder has already."""
+    if not record.exists():
+        return {}
+    before = json.loads(record.read_text(encoding="utf-8"))
+    if before["config"] != asdict(config):
+        raise UsageError(
+            expected=f"the ladder of {before['config']} in {record.parent}",
+            got=str(asdict(config)),
+            consequence="Nothing was measured, and what is there stands.",
+            remedy="Choose another --work.",
+        )
+    return {one["rung"]: Climbed(**one) for one in before["rungs"]}
 
 
 def longest(config: LadderConfig, rung: Rung) -> int:
@@ -279,7 +299,7 @@ def ladder_figures(config: LadderConfig, climbed: list[Climbed], command: str) -
             note=f"the largest of all rungs; measured by {by}; one step forward and back and the optimizer's",
         )
     ]
-    if gpu:
+    if gpu and config == LadderConfig():  # the 8B shape and the memories that the figure is of
         best = max(one.length for one in taken)
         figures.append(
             Figure(

@@ -66,6 +66,8 @@ def certify(
         raise UsageError(
             "a folder of a model, with --into-model", model, "Nothing was certified.", "Leave --into-model out."
         )
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"a folder at {out}", "a file", "Nothing was measured.", "Choose another --out.")
     found = certified(
         load(model),
         data,

@@ -22,6 +22,7 @@ from preread.models.loading import fetch
 from preread.models.packaged import PACKAGED
 from preread.models.quiet import quiet
 from preread.nn.hf import Decoder
+from preread.nn.kinds import layer_kinds
 
 ATTENTION = "hollow"
 """Name of its attention. No mask is registered under it, so that none of [T, T] is made, as for fused kernels."""
@@ -38,7 +39,7 @@ def hollow(config: PreTrainedConfig, dtype: torch.dtype = torch.bfloat16) -> Dec
         UnsupportedModel: some of its layers attend in another way.
     """
     text = config.get_text_config()
-    kinds = {*(getattr(text, "layer_types", None) or ["full_attention"])}
+    kinds = layer_kinds(config)
     if kinds != {"full_attention"} or getattr(text, "attn_logit_softcapping", None):
         raise UnsupportedModel(
             expected="a decoder whose layers all attend in full, by a fused kernel",

@@ -20,6 +20,7 @@ from preread.core.types import MEMORY, Turn
 from preread.nn.adapters import Adapters
 from preread.nn.cache import SlotCache
 from preread.nn.growing import GrowingCache
+from preread.nn.kinds import layer_kinds
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 SLOT = "\x02user\x03"
@@ -212,7 +213,7 @@ class Decoder:
         if window := getattr(config, "sliding_window", None):
             masks["sliding_attention"] = masks["full_attention"] & (places > held - window)
         masks = {kind: self._as_read(mask) for kind, mask in masks.items()}
-        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+        kinds = layer_kinds(config)
         return masks if len(kinds) > 1 and window and max(lengths) >= window else masks[min(kinds)]
 
     def open_mask(self, lengths: Sequence[int]) -> Tensor:

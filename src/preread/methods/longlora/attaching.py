@@ -26,6 +26,7 @@ from preread.core.errors import UnsupportedModel, UsageError
 from preread.methods.longlora.attention import KERNELS, Backend, shifted_attention
 from preread.methods.longlora.scoring import Scoring
 from preread.methods.longlora.segments import Grouping, Segments, documents
+from preread.nn.kinds import layer_kinds
 from preread.nn.sharing import Sharing, Span
 
 KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
@@ -107,7 +108,7 @@ def share(model: PreTrainedModel, sharing: Sharing) -> Rows:
         UsageError: it has fewer heads than there are processes.
     """
     config = model.config.get_text_config()
-    kinds = _kinds(model)
+    kinds = layer_kinds(model.config)
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if kinds != {"full_attention"} or rope in BY_LENGTH:
         raise _unsupported(
@@ -264,15 +265,8 @@ def _bare(model: nn.Module) -> PreTrainedModel:
     return bare
 
 
-def _kinds(model: PreTrainedModel) -> set[str]:
-    """What its layers attend to; where a config names a window and no layers, all of them have it."""
-    config = model.config.get_text_config()
-    alike = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-    return set(getattr(config, "layer_types", None) or [alike])
-
-
 def _expect_decoder(model: PreTrainedModel) -> None:
-    config, kinds = model.config.get_text_config(), _kinds(model)
+    config, kinds = model.config.get_text_config(), layer_kinds(model.config)
     causal = {module.is_causal for module in model.modules() if hasattr(module, "is_causal")}
     if getattr(config, "is_encoder_decoder", False) or False in causal:
         raise _unsupported("a decoder that attends causally", type(model).__name__)
