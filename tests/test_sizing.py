@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import LlamaConfig
@@ -10,8 +12,10 @@ from preread import sizing
 from preread.core.config import build
 from preread.core.errors import UnknownModel, UsageError
 from preread.core.types import TextBatch
+from preread.methods.longlora.extension import Extension, ExtensionConfig
 from preread.models.hollow import config_of, hollow
 from preread.nn.activations import Levers
+from preread.nn.lora import LoraConfig
 from preread.recipes import Recipe
 from preread.training.footprint import Plan, footprint
 
@@ -76,3 +80,17 @@ def test_other_methods_and_models_that_are_not_there_are_refused(recipe, tmp_pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnknownModel):
         config_of(str(tmp_path / "empty"))
+
+
+def test_going_on_from_weights_takes_what_they_are(recipe, tmp_path):
+    """Length, rule and parts are the stored extension's, which the recipe need not say again."""
+    decoder = hollow(config_of(recipe().model))
+    decoder.model.to_empty(device="cpu")
+    folder = tmp_path / "trained"
+    Extension(ExtensionConfig(LoraConfig(rank=24, dropout=0.0), embeddings="frozen"), decoder).save(folder)
+    manifest = {"base": "whose", "rule": "linear", "length": 256}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    own = sizing.size(recipe(settings={"weights": str(folder)}))
+    extension = {"lora": {"rank": 24, "dropout": 0.0}, "embeddings": "frozen"}
+    assert own == sizing.size(recipe(settings={"length": 256, "rule": "linear", "extension": extension}))
+    assert own != sizing.size(recipe(settings={"length": 256, "rule": "linear"}))

@@ -15,7 +15,8 @@ from preread.core.config import build
 from preread.core.errors import UsageError
 from preread.core.method import Objective
 from preread.core.types import TextBatch
-from preread.methods.longlora.method import LongLora
+from preread.methods.longlora.extension import Extension
+from preread.methods.longlora.method import LongLora, read_manifest
 from preread.models.hollow import config_of, hollow
 from preread.models.names import divided
 from preread.nn.activations import Levers
@@ -93,8 +94,13 @@ def fitted(recipe: Recipe, machine: Machine) -> tuple[Recipe, Footprint]:
 @contextmanager
 def _hollow(recipe: Recipe) -> Iterator[tuple[Decoder, Objective, Any]]:
     """The recipe's own objective over a decoder of shapes, and one device's part of its largest batch."""
-    settings = replace(_settings(recipe), levers=Levers("none"), weights=None)
+    settings = replace(_settings(recipe), levers=Levers("none"))
     decoder = hollow(config_of(divided(recipe.model)[0]))
+    if settings.weights:  # gone on from: its parts train, at its length; what they hold does not matter here
+        made, extension = read_manifest(settings.weights), Extension.load(settings.weights, decoder)
+        settings = replace(
+            settings, weights=None, length=made["length"], rule=made["rule"], extension=extension.config
+        )
     shapes = [(phase.rows or recipe.rows, phase.window or recipe.window) for phase in recipe.phases]
     rows, window = max(shapes or [(recipe.rows, recipe.window)], key=math.prod)
     batch = TextBatch(torch.zeros(rows, math.ceil(window / recipe.training.sequence_parallel), dtype=torch.int64), 0)

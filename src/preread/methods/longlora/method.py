@@ -181,7 +181,7 @@ class LongLoraHandle(PlainHandle):
             sparing = stack.enter_context(ExitStack())  # what ends with the training, while its weights stay in force
             if not self.method.attention.reading:
                 sparing.enter_context(_attending(self.decoder, self.trained_window, attending, reading=False))
-            sparing.enter_context(frugal(self.decoder.model, self.method.levers))
+            sparing.enter_context(frugal(self.decoder.model, self.method.levers, self.decoder.acting))
             made = {
                 "kind": "extension",
                 "base": self.base.fingerprint,
@@ -234,11 +234,15 @@ def _length(wanted: int | None, trained: int | None, window: int) -> int:
     raise UsageError(expected, str(wanted), "Nothing was attached.", remedy)
 
 
-def _manifest(folder: Path, decoder: Decoder) -> dict[str, Any]:
-    """What was trained, and for whom."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What was trained, at which length and for whom.
+
+    Raises:
+        IntegrityError: the folder holds no trained extension.
+    """
     try:
         found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        base, _, _ = found["base"], RULES[found["rule"]], float(found["length"])
+        _, _, _ = found["base"], RULES[found["rule"]], float(found["length"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             expected=f"a trained extension in {folder}",
@@ -246,10 +250,17 @@ def _manifest(folder: Path, decoder: Decoder) -> dict[str, Any]:
             consequence="Nothing was attached.",
             remedy="Name the folder `trained` of a finished run, or train one: preread train longlora RECIPE",
         ) from error
+    return found
+
+
+def _manifest(folder: Path, decoder: Decoder) -> dict[str, Any]:
+    """What was trained, for this decoder."""
+    found = read_manifest(folder)
+    base = str(found["base"])
     if base != decoder.fingerprint:
         raise FingerprintMismatch(
             expected=f"an extension of {decoder.name} ({decoder.fingerprint[:12]})",
-            got=f"one of the decoder {str(base)[:12]} in {folder}",
+            got=f"one of the decoder {base[:12]} in {folder}",
             consequence="Nothing was attached.",
             remedy="Open the decoder that it was trained for, or train one for this decoder.",
         )
