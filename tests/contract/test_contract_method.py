@@ -17,6 +17,9 @@ from preread.core.memory import Memory
 from preread.core.method import Handle, Method
 from preread.core.types import MEMORY, Passage, Prompt
 from preread.methods import METHODS
+from preread.methods.cepe.encoder import EncoderConfig
+from preread.methods.cepe.method import Cepe
+from preread.methods.cepe.reader import ReaderConfig
 from preread.methods.kv.method import Kv
 from preread.methods.lloco.method import Lloco
 from preread.methods.lloco.shape import CompressorConfig
@@ -27,10 +30,13 @@ from preread.nn.lora import Lora, LoraConfig
 from preread.nn.reading import read
 
 SMALL = CompressorConfig(max_summary=16, lora=LoraConfig(rank=4))
+READER = ReaderConfig(EncoderConfig(layers=1, lora=LoraConfig(rank=4, dropout=0.0)), copied=True, order=2)
 CASES: dict[str, Callable[[], Method]] = {
     "text": Text,
     "lloco": lambda: Lloco(ratio=4, shape=SMALL),
     "longlora": LongLora,
+    "cepe": lambda: Cepe(shape=READER),
+    "cepe-int8": lambda: Cepe(kept="int8", shape=READER),
     "kv": lambda: Kv(ratio=4),
     "kv-matched": lambda: Kv(ratio=4, match=True),
     "lloco-recursive": lambda: Lloco(ratio=4, segments="recursive", segment_tokens=20, shape=SMALL),
@@ -178,7 +184,7 @@ def test_text_takes_the_place_of_one_memory_and_leaves_the_others(handle, decode
     assert mixed.fields <= handle.needs
     if handle.name not in PLAIN:
         assert int((mixed.ids == MEMORY).sum()) == own[0].positions + own[2].positions
-    bare = len(handle.prompt("Who?", own)) - sum(memory.positions for memory in own)
+    bare = len(handle.prompt("Who?", [middle])) - len(passages[1].ids)
     assert len(mixed) == bare + own[0].positions + len(passages[1].ids) + own[2].positions
     words = torch.tensor(passages[1].ids)
     assert any(torch.equal(window, words) for window in mixed.ids.unfold(0, len(words), 1))

@@ -215,4 +215,4 @@ def test_a_mismatch_names_an_engine_that_would_do():
     with pytest.raises(EngineMismatch, match=r"plain, which does not accept embeds\..*Use the engine local"):
         check(frozenset({"ids", "embeds"}), IdsOnly())
     with pytest.raises(EngineMismatch, match="choose another method"):
-        check(frozenset({"ids", "states"}), IdsOnly())
+        check(frozenset({"ids", "pictures"}), IdsOnly())

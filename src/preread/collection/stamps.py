@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from preread.core.paths import compressors_home
+from preread.core.paths import compressors_home, readers_home
 from preread.core.types import sha256
 
 _PINNED = re.compile(r".+@[0-9a-f]{40}")
-_HERE = Path(__file__).parent
+_SOURCE = Path(__file__).parents[1]
 
 
 def stamp(settings: Mapping[str, Any]) -> str | None:
@@ -29,12 +29,13 @@ def stamp(settings: Mapping[str, Any]) -> str | None:
     from preread.models.names import divided
     from preread.models.packaged import PACKAGED
 
-    (name, _), compressor = divided(str(settings["model"])), settings["options"].get("compressor")
+    (name, _), options = divided(str(settings["model"])), settings["options"]
+    named = [Path(options[key]) for key in ("compressor", "weights") if options.get(key)]
     model = Path(name).expanduser()
     if not (model.exists() or name in PACKAGED or _PINNED.fullmatch(name)):
         return None
-    roots = [model, _HERE / "models", _HERE / "methods" / settings["method"], compressors_home()]
-    files = sorted(_files([*roots, Path(compressor)] if compressor else roots))
+    code = [_SOURCE / "models", _SOURCE / "methods" / settings["method"]]
+    files = sorted(_files([model, *code, compressors_home(), readers_home(), *named]))
     deciding = {name: value for name, value in settings.items() if name != "window"}  # memories are the same in any
     return sha256(json.dumps(deciding, sort_keys=True, default=str), json.dumps(files))
 

@@ -50,7 +50,8 @@ class Memory:
         scope: whether it stands for one passage or a whole document.
         source: hash of what was read: the token ids, in order.
         tokens: how many tokens of text it stands for.
-        tensors: the method's tensors; the first dimension counts positions that the decoder will read.
+        tensors: the method's tensors; the first dimension counts positions that the decoder will read, or, of `states`,
+            what its positions attend to from beside.
     """
 
     producer: Producer
@@ -61,7 +62,9 @@ class Memory:
 
     @property
     def positions(self) -> int:
-        """How many positions of the decoder it takes."""
+        """How many positions of the decoder it takes; states that stand beside them take none."""
+        if "states" in self.tensors:
+            return 0
         return max(len(tensor) for tensor in self.tensors.values())
 
     @property

@@ -19,6 +19,11 @@ def compressors_home() -> Path:
     return data_home() / "compressors"
 
 
+def readers_home() -> Path:
+    """The directory of `cepe` readers of the user's own training, a folder each."""
+    return data_home() / "readers"
+
+
 def cache_home() -> Path:
     """The directory of what can be fetched again: `PREREAD_HOME/cache`, else the XDG cache directory."""
     home = os.environ.get("PREREAD_HOME")

@@ -148,6 +148,8 @@ class Prompt:
         ids: [T] int64; `MEMORY` marks the positions that `embeds` or `kv` fills, in order.
         embeds: [N, D] vectors in the space of the decoder's input embeddings, or None.
         kv: keys and values for the `MEMORY` positions, which then stand in one run, or None.
+        states: [N, S] what every position may attend to beside those before it, by cross-attention, or None.
+        reader: name of the cross-attention that reads `states`.
         adapter: name of the LoRA adapter to read it with, or None for the bare decoder.
         positions: [T] int64, where each position stands for RoPE; None is 0, 1, 2, ...
         shared: how many of the first positions other questions of the same memories begin with too, so that what was
@@ -157,6 +159,8 @@ class Prompt:
     ids: Tensor
     embeds: Tensor | None = None
     kv: KeyValues | None = None
+    states: Tensor | None = None
+    reader: str | None = None
     adapter: str | None = None
     positions: Tensor | None = None
     shared: int = 0
@@ -167,6 +171,7 @@ class Prompt:
         assert rows == len(holes), f"{rows} rows of memory for {len(holes)} memory positions"
         assert self.embeds is None or self.kv is None, "a memory is embeddings or keys and values, not both"
         assert self.kv is None or rows == 0 or int(holes[-1] - holes[0]) == rows - 1, "keys and values stand in one run"
+        assert (self.states is None) == (self.reader is None), "states are for somebody"
         assert self.positions is None or len(self.positions) == len(self.ids), "a position for each id"
 
     def __len__(self) -> int:
@@ -180,6 +185,8 @@ class Prompt:
             used.add("embeds")
         if self.kv is not None:
             used.add("kv")
+        if self.states is not None:
+            used.add("states")
         if self.adapter is not None:
             used.add("adapter")
         return frozenset(used)

@@ -12,7 +12,7 @@ from preread.core.types import Prompt, Sampling
 
 Finish = Literal["stop", "length", "cancelled"]
 
-ACCEPTED: Mapping[str, frozenset[str]] = {"local": frozenset({"ids", "embeds", "kv", "adapter"})}
+ACCEPTED: Mapping[str, frozenset[str]] = {"local": frozenset({"ids", "embeds", "kv", "states", "adapter"})}
 """Fields of `Prompt` that each engine accepts, by the engine's name."""
 
 

@@ -163,7 +163,11 @@ class Batch:
         held = [row.held for row in rows]
         embeds = decoder.embed(torch.tensor([[row.written[-1]] for row in rows]))
         positions = torch.tensor([[row.position] for row in rows], device=decoder.device)
-        with decoder.adapters.use_rows([row.lora for row in rows]), one_row_products(embeds):
+        with (
+            decoder.adapters.use_rows([row.lora for row in rows]),
+            decoder.beside.reading([row.prompt for row in rows], decoder.device),
+            one_row_products(embeds),
+        ):
             mask = decoder.ragged_mask(held) if len(set(held)) > 1 else None
             return decoder.logits(decoder.hidden(embeds, mask, positions, cache)[:, -1])
 
@@ -199,3 +203,4 @@ class Batch:
         """With the last row the buffers go too."""
         if not self.rows:
             self._cache = None
+            self.decoder.beside.release()

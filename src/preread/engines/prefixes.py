@@ -46,6 +46,8 @@ class Prefixes:
             parts.append(_bytes(prompt.embeds[: int((ids == MEMORY).sum())]))
         if prompt.kv is not None and inside:
             parts += map(_bytes, (prompt.kv.keys, prompt.kv.values, prompt.kv.bias))
+        if prompt.states is not None:
+            parts += [f"read by {prompt.reader}", _bytes(prompt.states)]
         return sha256(*parts)
 
     def get(self, key: str) -> Held | None:

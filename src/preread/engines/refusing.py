@@ -13,7 +13,7 @@ def refuse(decoder: Decoder, prompt: Prompt, sampling: Sampling) -> None:
     """Refuse a prompt that this decoder cannot answer.
 
     Raises:
-        UsageError: an empty prompt, or one that ends with memory.
+        UsageError: an empty prompt, one that ends with memory, or one with states that nothing attached reads.
         WindowExceeded: the prompt and `max_tokens` do not fit the decoder's window.
         IntegrityError: embeddings, keys or values are not finite, or not of this decoder's shape.
         UnsupportedModel: keys carry a bias, or none can be kept, and the decoder's layers are not made so.
@@ -33,6 +33,7 @@ def refuse(decoder: Decoder, prompt: Prompt, sampling: Sampling) -> None:
             consequence="Nothing was computed.",
             remedy="Ask of fewer passages, write fewer tokens, or use a method that compresses the text.",
         )
+    decoder.beside.require(prompt)
     if wrong := _wrong(decoder, prompt):
         raise IntegrityError(
             expected="a memory in the prompt that is finite and of the decoder's shape",
@@ -48,6 +49,8 @@ def refuse(decoder: Decoder, prompt: Prompt, sampling: Sampling) -> None:
 def _wrong(decoder: Decoder, prompt: Prompt) -> str:
     if prompt.embeds is not None and not bool(prompt.embeds.isfinite().all()):
         return "embeddings that are infinite or NaN"
+    if prompt.states is not None and not bool(prompt.states.isfinite().all()):
+        return "states that are infinite or NaN"
     if prompt.kv is None:
         return ""
     kv = prompt.kv

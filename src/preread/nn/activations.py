@@ -26,6 +26,8 @@ from torch.utils.checkpoint import (
 
 from preread.core.errors import UnsupportedModel, UsageError
 
+Acting = Callable[[], Callable[[], AbstractContextManager[None]]]
+Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 PIECE = 1 << 26
 """Bytes of one pinned block. Pinned memory is handed out in powers of two, so one block for a whole tensor could waste
 nearly as much again."""
@@ -60,8 +62,12 @@ class Levers:
             )
 
 
+def _nothing() -> Callable[[], AbstractContextManager[None]]:
+    return nullcontext
+
+
 @contextmanager
-def frugal(model: nn.Module, levers: Levers) -> Iterator[None]:
+def frugal(model: nn.Module, levers: Levers, acting: Acting = _nothing) -> Iterator[None]:
     """Run a decoder's training steps with these levers inside the block; every gradient stays what it is.
 
     A call that records no gradients, or that reads or writes a cache, runs as ever.
@@ -69,6 +75,8 @@ def frugal(model: nn.Module, levers: Levers) -> Iterator[None]:
     Args:
         model: a Hugging Face decoder, whose `base_model` has its layers as `layers`.
         levers: which.
+        acting: asked before each layer what acts on it, such as an adapter for a part of the step alone
+            (`Decoder.acting`): a block that lets it act again.
 
     Raises:
         UnsupportedModel: it has no such layers, or tiles are asked for and a layer has no MLP of the usual name.
@@ -77,18 +85,21 @@ def frugal(model: nn.Module, levers: Levers) -> Iterator[None]:
     with ExitStack() as stack:
         if levers.tiles > 1:
             for module in _position_wise(model, layers):
-                stack.enter_context(_forward(module, partial(_in_tiles, levers.tiles)))
+                stack.enter_context(_forward(module, partial(_in_tiles, levers.tiles, acting)))
         if levers.checkpoint != "none":
             for layer in layers:
-                stack.enter_context(_forward(layer, partial(_again, levers)))
+                stack.enter_context(_forward(layer, partial(_again, levers, acting)))
         yield
 
 
-def _again(levers: Levers, plain: Callable[..., Tensor], hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _again(
+    levers: Levers, acting: Acting, plain: Callable[..., Tensor], hidden: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """A layer's call, to be computed again in the backward pass."""
     if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
         return plain(hidden, *args, **kwargs)
-    context = _keeping_attention if levers.checkpoint == "selective" else noop_context_fn
+    kept = _keeping_attention if levers.checkpoint == "selective" else noop_context_fn
+    context = partial(_as_then, kept, acting())
     # What the layer itself saves is the checkpoint's; what is saved around it are the layer's inputs.
     waiting = saved_tensors_hooks(_Away, _Away.back) if levers.offload else nullcontext()
     with waiting:
@@ -97,13 +108,27 @@ def _again(levers: Levers, plain: Callable[..., Tensor], hidden: Tensor, *args: 
     return out
 
 
-def _in_tiles(tiles: int, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+def _in_tiles(tiles: int, acting: Acting, plain: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
     """A position-wise module's call on [B, T, D], a piece of T at a time, each to be computed again."""
+    context = partial(_as_then, noop_context_fn, acting())
     # One split, whose gradient is one concatenation: slices would each have one as large as the whole.
-    return torch.cat([checkpoint(plain, tile, use_reentrant=False) for tile in states.chunk(tiles, dim=1)], dim=1)
+    pieces = states.chunk(tiles, dim=1)
+    return torch.cat([checkpoint(plain, piece, use_reentrant=False, context_fn=context) for piece in pieces], dim=1)
 
 
-def _keeping_attention() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+def _as_then(kept: Callable[[], Contexts], again: Callable[[], AbstractContextManager[None]]) -> Contexts:
+    """Blocks around the forward pass and around computing it again; in the second there acts what did in the first."""
+    forward, recompute = kept()
+    return forward, _both(again(), recompute)
+
+
+@contextmanager
+def _both(outer: AbstractContextManager[Any], inner: AbstractContextManager[Any]) -> Iterator[None]:
+    with outer, inner:
+        yield
+
+
+def _keeping_attention() -> Contexts:
     contexts: Any = create_selective_checkpoint_contexts(_keep_attention)  # type: ignore[no-untyped-call]
     return contexts[0], contexts[1]
 

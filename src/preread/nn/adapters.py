@@ -99,15 +99,19 @@ class Adapters:
 
     Which of them act is a state of the decoder: a block of `use` or `use_rows` in another thread waits until this one
     ends, and so does who adds or removes one.
+
+    Attributes:
+        turn: held by whoever uses the decoder.
+        acting: what acts now.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
         self._layers = dict(layers)
         self._loras: dict[str, Lora] = {}
         self._hooks: list[RemovableHandle] = []
-        self._active: Acting | None = None
+        self.acting: Acting | None = None
         self._stacks: OrderedDict[tuple[tuple[int, int], ...], Stack] = OrderedDict()
-        self._turn = threading.RLock()
+        self.turn = threading.RLock()
 
     def __contains__(self, name: str) -> bool:
         return name in self._loras
@@ -125,14 +129,14 @@ class Adapters:
 
     def add(self, name: str, lora: Lora) -> Lora:
         """Make an adapter available under a name, in the place of one that had it."""
-        with self._turn:
+        with self.turn:
             self._hook_up()
             self._loras[name] = lora
         return lora
 
     def remove(self, name: str) -> None:
         """Forget an adapter; with the last one the decoder's layers are bare again."""
-        with self._turn:
+        with self.turn:
             gone = self._loras.pop(name, None)
             self._stacks = OrderedDict((k, s) for k, s in self._stacks.items() if gone not in s.loras)
             self._unhook()
@@ -159,12 +163,12 @@ class Adapters:
             UsageError: no adapter has that name.
         """
         self.require(name)
-        with self._turn:
-            before, self._active = self._active, None if name is None else self._loras[name]
+        with self.turn:
+            before, self.acting = self.acting, None if name is None else self._loras[name]
             try:
                 yield
             finally:
-                self._active = before
+                self.acting = before
 
     @contextmanager
     def use_rows(self, rows: Sequence[Lora | None]) -> Iterator[None]:
@@ -174,14 +178,14 @@ class Adapters:
         with, also when that was removed or another one has its name by now.
         """
         wanted = {lora.version: lora for lora in rows if lora is not None}
-        with self._turn:
-            before, self._active = self._active, self._stack(wanted).rows(rows) if wanted else None
+        with self.turn:
+            before, self.acting = self.acting, self._stack(wanted).rows(rows) if wanted else None
             if wanted:
                 self._hook_up()
             try:
                 yield
             finally:
-                self._active = before
+                self.acting = before
                 self._unhook()
 
     def _stack(self, wanted: Mapping[tuple[int, int], Lora]) -> Stack:
@@ -199,14 +203,14 @@ class Adapters:
 
     def _unhook(self) -> None:
         """Bare layers again, unless an adapter is there or at work."""
-        if not self._loras and self._active is None:
+        if not self._loras and self.acting is None:
             for hook in self._hooks:
                 hook.remove()
             self._hooks = []
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def add_delta(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            delta = self._active.delta(name, inputs[0]) if self._active is not None else None
+            delta = self.acting.delta(name, inputs[0]) if self.acting is not None else None
             return output if delta is None else output + delta
 
         return add_delta

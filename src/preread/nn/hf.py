@@ -6,7 +6,8 @@ Everything else sees a `Decoder`: token ids or embeddings in, hidden states or l
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from transformers.cache_utils import Cache
 from preread.core.errors import UnsupportedModel
 from preread.core.types import MEMORY, Turn
 from preread.nn.adapters import Adapters
+from preread.nn.beside import Beside
 from preread.nn.cache import SlotCache
 from preread.nn.growing import GrowingCache
 from preread.nn.kinds import layer_kinds
@@ -83,6 +85,30 @@ class Decoder:
     def adapters(self) -> Adapters:
         """The LoRA adapters attached to this decoder."""
         return Adapters(self.projections)
+
+    @cached_property
+    def beside(self) -> Beside:
+        """The states that rows attend to beside their own positions."""
+        return Beside(self.adapters.turn)
+
+    def acting(self) -> Callable[[], AbstractContextManager[None]]:
+        """What acts on the layers now, as a block inside of which it acts once more.
+
+        For a layer that is computed again in a backward pass, whose thread may be another one: the block takes no turn,
+        since whoever waits for the gradients has it.
+        """
+        adapters, contexts = self.adapters.acting, self.beside.contexts
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            before = self.adapters.acting, self.beside.contexts
+            self.adapters.acting, self.beside.contexts = adapters, contexts
+            try:
+                yield
+            finally:
+                self.adapters.acting, self.beside.contexts = before
+
+        return again
 
     @property
     def width(self) -> int:

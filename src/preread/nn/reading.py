@@ -36,7 +36,8 @@ def read(decoder: Decoder, prompt: Prompt, cache: SlotCache | GrowingCache | Non
     """
     if cache is None:
         if prompt.kv is None and prompt.positions is None:
-            return decoder.hidden(decoder.embed(prompt.ids, prompt.embeds)[None])[0]
+            with decoder.beside.reading([prompt], decoder.device):
+                return decoder.hidden(decoder.embed(prompt.ids, prompt.embeds)[None])[0]
         cache = decoder.growing_cache(weighted(prompt))
     reading, states = Reading(decoder, replace(prompt, shared=0)), []
     while reading.left:
@@ -51,7 +52,8 @@ def read_all(decoder: Decoder, prompts: Sequence[Prompt]) -> list[Tensor]:
     states: dict[int, Tensor] = {}
     if plain:
         # Padding stands on the right, where causal attention never looks, so no mask is needed.
-        padded = decoder.hidden(torch.nn.utils.rnn.pad_sequence(list(plain.values()), batch_first=True))
+        with decoder.beside.reading([prompts[i] for i in plain], decoder.device):
+            padded = decoder.hidden(torch.nn.utils.rnn.pad_sequence(list(plain.values()), batch_first=True))
         states = {i: row[: len(prompts[i])] for i, row in zip(plain, padded, strict=True)}
     return [states[i] if i in states else read(decoder, prompt) for i, prompt in enumerate(prompts)]
 
@@ -88,14 +90,20 @@ def _behind(decoder: Decoder, prompts: Sequence[Prompt]) -> list[Tensor]:
     rows = torch.nn.utils.rnn.pad_sequence([decoder.embed(prompt.ids[shared:]) for prompt in prompts], batch_first=True)
     own = [prompt.positions[shared:] for prompt in prompts if prompt.positions is not None]
     at = torch.nn.utils.rnn.pad_sequence(own, batch_first=True).to(rows.device) if own else None
-    states = decoder.hidden(rows, positions=at, cache=cache)
+    with decoder.beside.reading([first], decoder.device):
+        states = decoder.hidden(rows, positions=at, cache=cache)
     return [row[: len(prompt) - shared] for row, prompt in zip(states, prompts, strict=True)]
 
 
 def _begin_alike(one: Prompt, other: Prompt) -> bool:
     """Whether two prompts have a beginning that is computed from the same numbers, and nothing but tokens behind it."""
     shared = begins(one)
-    if not shared or begins(other) != shared or not torch.equal(one.ids[:shared], other.ids[:shared]):
+    if (
+        not shared
+        or begins(other) != shared
+        or one.reader != other.reader
+        or not torch.equal(one.ids[:shared], other.ids[:shared])
+    ):
         return False
     if (one.ids[shared:] == MEMORY).any() or (other.ids[shared:] == MEMORY).any():
         return False
@@ -111,7 +119,7 @@ def _given(prompt: Prompt, shared: int) -> list[Tensor | None]:
     """What a beginning is computed from beside its tokens."""
     kv, at = prompt.kv, prompt.positions
     keys = [None] * 3 if kv is None else [kv.keys, kv.values, kv.bias]
-    return [prompt.embeds, *keys, None if at is None else at[:shared]]
+    return [prompt.embeds, prompt.states, *keys, None if at is None else at[:shared]]
 
 
 def followed(prompt: Prompt, ids: Tensor) -> Prompt:
@@ -189,6 +197,7 @@ class Reading:
         else:
             own = slice(piece.start, piece.stop)
             at = None if prompt.positions is None else prompt.positions[own][None].to(self._embeds.device)
-            states = self.decoder.hidden(self._embeds[own][None], positions=at, cache=cache)[0]
+            with self.decoder.beside.reading([prompt], self.decoder.device):
+                states = self.decoder.hidden(self._embeds[own][None], positions=at, cache=cache)[0]
         self.left.popleft()
         return states

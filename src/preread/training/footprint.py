@@ -217,7 +217,7 @@ def _walk_whole(decoder: Decoder, objective: Objective, batch: Any, gpu: bool, l
     workspaces = {"aten::_scaled_dot_product_flash_attention_backward": _flash_workspace} if gpu else {}
     seen = layers[-1].register_forward_pre_hook(see)
     try:
-        with frugal(decoder.model, levers), fused(), Peak(workspaces) as peak:
+        with frugal(decoder.model, levers, decoder.acting), fused(), Peak(workspaces) as peak:
             loss = torch.stack(list(objective(batch).values())).sum()
             kept = peak.now
             loss.backward()  # type: ignore[no-untyped-call]

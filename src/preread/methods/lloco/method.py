@@ -18,8 +18,9 @@ from preread.core.errors import BeyondTraining, UsageError
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective, expect_ratio
 from preread.core.paths import compressors_home
+from preread.core.trained import trained_for
 from preread.core.types import MEMORY, Passage, Prompt, Scope, Turn, sha256
-from preread.methods.lloco.compressor import Compressor, damaged
+from preread.methods.lloco.compressor import Compressor
 from preread.methods.lloco.objective import CompressObjective
 from preread.methods.lloco.shape import CompressorConfig
 from preread.nn.answering import AnswerObjective
@@ -29,22 +30,6 @@ PAPER_SEGMENT = 1536
 """Tokens a segment in AutoCompressor and LLoCO."""
 SHIPPED = Path(__file__).parent / "weights"
 """Compressors that come with the package, a folder each."""
-
-
-def trained_for(base: str) -> Path | None:
-    """The folder of the compressor for the decoder with this fingerprint, if there is one.
-
-    The user's own come before the packaged ones, the newest first.
-    """
-    own = sorted(compressors_home().glob("*/manifest.json"), key=lambda manifest: -manifest.stat().st_mtime_ns)
-    for manifest in [*own, *sorted(SHIPPED.glob("*/manifest.json"))]:
-        try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))["base"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise damaged(manifest.parent, f"{type(error).__name__}: {error}") from error
-        if found == base:
-            return manifest.parent
-    return None
 
 
 @dataclass(frozen=True)
@@ -78,7 +63,9 @@ class Lloco(Method):
 
     def attach(self, decoder: Decoder) -> LlocoHandle:
         """Load or make the compressor and hang its LoRA on the decoder."""
-        folder = self.compressor or (None if self.fresh else trained_for(decoder.fingerprint))
+        folder = self.compressor
+        if folder is None and not self.fresh:
+            folder = trained_for(decoder.fingerprint, compressors_home(), SHIPPED)
         if folder and not folder.exists():
             folder = compressors_home() / folder  # by its name
         if folder:

@@ -1,0 +1,124 @@
+"""Cross-attention over the states of an encoder, in two ways that compute the same (CEPE, arXiv 2402.16617, section 3).
+
+No position turns queries or keys, so what projects states to keys and values may as well be applied to the other side.
+**Expanded**, keys and values of all states are computed, once for many queries. **Absorbed**, the projection of keys is
+folded into the queries and that of values is applied behind the softmax, so that all layers read the same states and
+nothing is computed of them: what decoding a token at a time wants. The authors expand in every layer for every token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from preread.nn.beside import Context
+
+Way = Literal["auto", "expanded", "absorbed"]
+
+
+@dataclass(frozen=True, slots=True)
+class CrossShape:
+    """Sizes of one module.
+
+    Args:
+        width: D, of the decoder.
+        heads: H.
+        kv_heads: K, which divides H.
+        head_width: E.
+        states: S, width of the encoder's states.
+        eps: of the norm.
+    """
+
+    width: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    states: int
+    eps: float
+
+    def break_even(self, count: int) -> float:
+        """Queries up to which the absorbed way takes fewer multiplications, over `count` states.
+
+        Expanded: N 2SKE for keys and values, T 2NHE to attend. Absorbed: T 2HES for the projections, T 2NHS to attend.
+        """
+        each = self.heads * (self.states * (count + self.head_width) - count * self.head_width)
+        return count * self.states * self.kv_heads * self.head_width / max(each, 1)
+
+
+class CrossAttention(nn.Module):
+    """One layer's: a norm of its own, q, k, v and o without bias, float32, used in the dtype of its input.
+
+    Args:
+        shape: its sizes.
+    """
+
+    def __init__(self, shape: CrossShape) -> None:
+        super().__init__()
+        self.shape = shape
+        queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+        self.norm = nn.Parameter(torch.ones(shape.width))
+        self.q = nn.Parameter(torch.empty(queries, shape.width))
+        self.k = nn.Parameter(torch.empty(keys, shape.states))
+        self.v = nn.Parameter(torch.empty(keys, shape.states))
+        self.o = nn.Parameter(torch.zeros(shape.width, queries))
+        for matrix in (self.q, self.k, self.v):
+            nn.init.normal_(matrix, std=shape.width**-0.5)
+
+    def forward(self, x: Tensor, context: Context, way: Way = "auto") -> Tensor:
+        """What is added to the decoder's stream.
+
+        Args:
+            x: [B, T, D] behind self-attention.
+            context: what is attended to; a row without any valid state is given zeros.
+            way: `auto` takes the one with fewer multiplications.
+
+        Returns:
+            [B, T, D].
+        """
+        rows, length, _ = x.shape
+        count = context.states.shape[1]
+        if count == 0:
+            return torch.zeros_like(x)
+        states = context.states.to(x.dtype).expand(rows, -1, -1)
+        normed = F.rms_norm(x, (self.shape.width,), self.norm.to(x.dtype), self.shape.eps)
+        query = F.linear(normed, self.q.to(x.dtype)).view(rows, length, self.shape.heads, -1).transpose(1, 2)
+        if way == "auto":
+            way = "absorbed" if length <= self.shape.break_even(count) else "expanded"
+        attend = self._absorbed if way == "absorbed" else self._expanded
+        mask = None if context.valid is None else context.valid.expand(rows, -1)
+        # A row that may see nothing would divide by zero: it sees all, and what it saw is dropped.
+        seeing = None if mask is None else mask.any(dim=1)
+        shown = None if mask is None or seeing is None else (mask | ~seeing[:, None])[:, None, None]
+        attended = attend(query, states, shown).transpose(1, 2).flatten(2)
+        out = F.linear(attended, self.o.to(x.dtype))
+        return out if seeing is None else out * seeing[:, None, None]
+
+    def _expanded(self, query: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, H, T, E] over keys and values of every state."""
+        key, value = (
+            F.linear(states, matrix.to(states.dtype)).view(*states.shape[:2], self.shape.kv_heads, -1).transpose(1, 2)
+            for matrix in (self.k, self.v)
+        )
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+
+    def _absorbed(self, query: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, H, T, E] over the states themselves, which all heads share."""
+        keys, values = (self._by_head(matrix, query.dtype) for matrix in (self.k, self.v))
+        folded = torch.einsum("bkgte,kes->bkgts", self._grouped(query), keys).flatten(1, 2)
+        shared = states[:, None]
+        seen = F.scaled_dot_product_attention(
+            folded, shared, shared, attn_mask=mask, scale=self.shape.head_width**-0.5, enable_gqa=True
+        )
+        return torch.einsum("bkgts,kes->bkgte", self._grouped(seen), values).flatten(1, 2)
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        """[B, H, T, *] -> [B, K, H / K, T, *]: the heads that share keys together."""
+        return x.reshape(x.shape[0], self.shape.kv_heads, -1, *x.shape[2:])
+
+    def _by_head(self, matrix: Tensor, dtype: torch.dtype) -> Tensor:
+        """[K * E, S] -> [K, E, S]."""
+        return matrix.to(dtype).view(self.shape.kv_heads, self.shape.head_width, -1)

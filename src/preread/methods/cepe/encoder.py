@@ -1,0 +1,125 @@
+"""The context encoder: chunks of text, all side by side, each to a state for every token (CEPE, arXiv 2402.16617).
+
+The paper's is a model of its own, pre-trained for this. Ours is by default the decoder's bottom layers, looking both
+ways, with low-rank updates that act only here: the same tokens, no second set of weights, and what is trained is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from preread.core.errors import UsageError
+from preread.nn.hf import Decoder
+from preread.nn.lora import Lora, LoraConfig
+
+_numbers = count()
+"""Several encoders may sit on one decoder, so each is attached under a name of its own."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of the encoder.
+
+    Args:
+        layers: how many of the decoder's layers, from the bottom.
+        lora: of the updates.
+        chunk: most tokens of a chunk; positions beyond were not trained.
+        together: chunks that are encoded at the same time.
+    """
+
+    layers: int = 6
+    lora: LoraConfig = LoraConfig(rank=16, alpha=32.0, dropout=0.0)
+    chunk: int = 256
+    together: int = 16
+
+
+class ContextEncoder(nn.Module):
+    """The bottom of a decoder, looking both ways; its width of states, S, is the decoder's D.
+
+    Args:
+        decoder: whose layers are used; nothing is attached until `attach`.
+        config: its shape.
+
+    Raises:
+        UsageError: the decoder has not as many layers.
+    """
+
+    def __init__(self, decoder: Decoder, config: EncoderConfig) -> None:
+        super().__init__()
+        self.decoder, self.config = decoder, config
+        self.adapter = f"cepe/encoder/{next(_numbers)}"
+        layers = decoder.model.base_model.layers
+        if not 0 < config.layers <= len(layers) or config.chunk < 1 or config.together < 1:
+            raise UsageError(
+                expected=f"1 to {len(layers)} layers, and chunks of at least 1 token, at least 1 at a time",
+                got=f"layers: {config.layers}, chunk: {config.chunk}, together: {config.together}",
+                consequence="No encoder was made.",
+                remedy="Correct `encoder`.",
+            )
+        used = {id(module) for layer in layers[: config.layers] for module in layer.modules()}
+        self.lora = Lora(config.lora, {n: layer for n, layer in decoder.projections.items() if id(layer) in used})
+        self.gain = nn.Parameter(torch.ones(decoder.width, device=decoder.device))
+
+    @property
+    def width(self) -> int:
+        """S."""
+        return self.decoder.width
+
+    def attach(self) -> None:
+        """Make the updates available to the decoder; they act only inside `forward`."""
+        self.decoder.adapters.add(self.adapter, self.lora)
+
+    def detach(self) -> None:
+        """Take the updates off the decoder."""
+        self.decoder.adapters.remove(self.adapter)
+
+    def forward(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+        """States of each chunk, which hang on nothing outside of it.
+
+        Args:
+            chunks: each [T] int64 token ids, at most `chunk` of them.
+
+        Returns:
+            Each [T, S] in the decoder's dtype.
+
+        Raises:
+            UsageError: a chunk is longer.
+        """
+        if (longest := max(map(len, chunks), default=0)) > self.config.chunk:
+            raise UsageError(
+                expected=f"chunks of at most {self.config.chunk} tokens",
+                got=f"one of {longest}",
+                consequence="Nothing was encoded.",
+                remedy="Cut the text into shorter passages.",
+            )
+        states: list[Tensor] = []
+        for first in range(0, len(chunks), self.config.together):
+            states += self._together(chunks[first : first + self.config.together])
+        return states
+
+    def _together(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+        lengths = [len(chunk) for chunk in chunks]
+        ids = nn.utils.rnn.pad_sequence(list(chunks), batch_first=True)
+        mask = self.decoder.open_mask(lengths)
+        with self.decoder.adapters.use(self.adapter), _bottom(self.decoder.model, self.config.layers):
+            states = self.decoder.hidden(self.decoder.embed(ids), mask)
+        gained = states * self.gain.to(states.dtype)
+        return [row[:length] for row, length in zip(gained, lengths, strict=True)]
+
+
+@contextmanager
+def _bottom(model: PreTrainedModel, layers: int) -> Iterator[None]:
+    """The model as if it ended after some layers; its last norm follows those."""
+    whole = model.base_model.layers
+    model.base_model.layers = whole[:layers]
+    try:
+        yield
+    finally:
+        model.base_model.layers = whole
