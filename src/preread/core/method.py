@@ -149,6 +149,13 @@ class Handle(ABC):
             memories: of what stands before it, in order; with none of them it is the text behind its start token.
         """
 
+    def moving(self, prompt: Prompt, memories: Sequence[Memory]) -> Mapping[int, float]:  # noqa: ARG002
+        """Which of a prompt's memories are worth more as text: number -> share of its attention, the largest first.
+
+        Who has their text puts it in their place (as plain memories), and has another prompt made. None by default.
+        """
+        return {}
+
     @abstractmethod
     def objective(self, stage: str, **settings: Any) -> Objective:
         """The loss of a training stage.

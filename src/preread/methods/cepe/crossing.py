@@ -84,8 +84,7 @@ class CrossAttention(nn.Module):
         if count == 0:
             return torch.zeros_like(x)
         states = context.states.to(x.dtype).expand(rows, -1, -1)
-        normed = F.rms_norm(x, (self.shape.width,), self.norm.to(x.dtype), self.shape.eps)
-        query = F.linear(normed, self.q.to(x.dtype)).view(rows, length, self.shape.heads, -1).transpose(1, 2)
+        query = self._queries(x)
         if way == "auto":
             way = "absorbed" if length <= self.shape.break_even(count) else "expanded"
         attend = self._absorbed if way == "absorbed" else self._expanded
@@ -96,6 +95,26 @@ class CrossAttention(nn.Module):
         attended = attend(query, states, shown).transpose(1, 2).flatten(2)
         out = F.linear(attended, self.o.to(x.dtype))
         return out if seeing is None else out * seeing[:, None, None]
+
+    def weights(self, x: Tensor, states: Tensor) -> Tensor:
+        """How much each head of each position attends to each state.
+
+        Args:
+            x: [T, D] behind self-attention.
+            states: [N, S], one at least.
+
+        Returns:
+            [H, T, N] float32; a position's are 1 together.
+        """
+        keys = F.linear(states.to(x.dtype), self.k.to(x.dtype)).view(len(states), self.shape.kv_heads, -1)
+        query = self._grouped(self._queries(x[None]))[0]
+        scores = torch.einsum("kgte,nke->kgtn", query, keys).float() * self.shape.head_width**-0.5
+        return scores.softmax(-1).flatten(0, 1)
+
+    def _queries(self, x: Tensor) -> Tensor:
+        """[B, H, T, E] of [B, T, D]."""
+        normed = F.rms_norm(x, (self.shape.width,), self.norm.to(x.dtype), self.shape.eps)
+        return F.linear(normed, self.q.to(x.dtype)).view(*x.shape[:2], self.shape.heads, -1).transpose(1, 2)
 
     def _expanded(self, query: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
         """[B, H, T, E] over keys and values of every state."""

@@ -7,7 +7,7 @@ kept, and put together in any number and order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from operator import attrgetter
@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from preread.core.errors import UsageError
 from preread.core.memory import Memory, Producer
 from preread.core.method import Handle, Method, Objective
 from preread.core.paths import readers_home
 from preread.core.trained import trained_for
 from preread.core.types import Passage, Prompt, Scope, Turn, sha256
 from preread.methods.cepe.kept import Kept, kept, restored
+from preread.methods.cepe.moving import shares
 from preread.methods.cepe.reader import Reader, ReaderConfig
 from preread.nn.answering import adapter_objective
 from preread.nn.hf import Decoder
@@ -36,6 +38,7 @@ class Cepe(Method):
     """Which reader.
 
     Args:
+        moved: of the memories, how many are read as text, those that a question attends to most (`moving`).
         kept: how states are kept: `whole`, in the decoder's dtype, or `int8`, half of that and less exact.
         weights: folder of a trained reader, or the name of an installed one; None takes the user's own for the decoder,
             or the one that ships for it, or else starts an untrained one.
@@ -44,10 +47,20 @@ class Cepe(Method):
     """
 
     name: ClassVar[str] = "cepe"
+    moved: int = 4
     kept: Kept = "whole"
     weights: Path | None = None
     fresh: bool = False
     shape: ReaderConfig = ReaderConfig()
+
+    def __post_init__(self) -> None:
+        if self.moved < 0:
+            raise UsageError(
+                expected="0 memories or more to be read as text",
+                got=str(self.moved),
+                consequence="Nothing was done.",
+                remedy="Correct `moved`.",
+            )
 
     def attach(self, decoder: Decoder) -> CepeHandle:
         """Load or make the reader and put it on the decoder."""
@@ -130,6 +143,16 @@ class CepeHandle(Handle):
     def continuation(self, ids: Tensor, memories: Sequence[Memory]) -> Prompt:
         """The start token and the text, with the states beside them."""
         return Prompt(torch.cat([self.decoder.start_ids, *_texts(memories), ids]), **self._beside(memories))
+
+    def moving(self, prompt: Prompt, memories: Sequence[Memory]) -> Mapping[int, float]:
+        """The memories with the largest shares of the cross-attention of what the prompt asks; costs reading it."""
+        numbers = [number for number, memory in enumerate(memories) if memory.plain is None]
+        if not numbers or not self.method.moved:
+            return {}
+        sizes = [len(memories[number].tensors["states"]) for number in numbers]
+        found = dict(zip(numbers, shares(self.decoder, self.reader.crossings, prompt, sizes), strict=True))
+        most = sorted(found, key=lambda number: -found[number])[: self.method.moved]
+        return {number: found[number] for number in most}
 
     def objective(self, stage: str, **settings: Any) -> Objective:
         """`adapter` trains a LoRA that answers from what the reader sees."""
