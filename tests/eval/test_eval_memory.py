@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from preread.core.config import load
 from preread.core.errors import PrereadWarning, UsageError
-from preread.core.types import Document, text_hash
+from preread.core.types import Document, Mark, Passage, text_hash
 from preread.data.passages import split
 from preread.eval.answerers import ANSWERERS
 from preread.eval.answerers.memory import Remembered
 from preread.eval.answerers.other import Other
-from preread.eval.answerers.plain import Full, Nothing, text_lead
+from preread.eval.answerers.plain import Full, Nothing, text_lead, text_prompts
 from preread.eval.answerers.retrieved import Retrieved
 from preread.eval.cache import Cache
 from preread.eval.case import Case, Item, Stretch, Unfit, with_others
@@ -26,6 +26,7 @@ from preread.eval.measuring import losses, respond
 from preread.eval.recipe import EvalRecipe, built
 from preread.eval.runner import run
 from preread.eval.tasks.qa import Qa
+from preread.methods import METHODS
 from preread.methods.kv.method import Kv
 from preread.methods.lloco.compressor import Compressor
 from preread.methods.lloco.shape import CompressorConfig
@@ -33,6 +34,7 @@ from preread.nn.lora import LoraConfig
 from tests.conftest import WordCounts
 
 SHAPE = {"max_summary": 64, "lora": {"rank": 2}}
+READER = {"fresh": True, "shape": {"copied": True, "encoder": {"layers": 1}}}
 SENTENCES = ("The keeper of the lighthouse slept.", "In winter the storm reached the island.", "The lamp burned.")
 TALE = Document("a", "a", "\n\n".join(f"{number}: {SENTENCES[number % 3]} " * 12 for number in range(9)))
 ELSE = Document("b", "b", "Another tale, of a brig and its cook. " * 40)
@@ -46,8 +48,9 @@ MEMORIES = [
     Remembered("kv", {"ratio": 4}),
     Remembered("lloco", {"ratio": 4, "shape": SHAPE}),
     Remembered("lloco", {"ratio": 4, "shape": SHAPE, "segments": "recursive", "segment_tokens": 200}),
+    Remembered("cepe", {"moved": 0, **READER}),
 ]
-IDS = ("text", "kv", "lloco", "recursive")
+IDS = ("text", "kv", "lloco", "recursive", "cepe")
 
 
 @pytest.fixture
@@ -104,9 +107,9 @@ def test_a_memory_is_read_and_put_away(kit, answerer):
         scope = "document" if "document" in handle.scopes else "passage"
         memories = list(handle.encode(kit.passages(TALE), scope))
         prompt = handle.prompt(ITEMS[0].question, memories)
+        assert answers.responses[:1] == tuple(respond(kit.decoder, [prompt], ITEMS[:1], 8))
     assert answers.stored_bytes == sum(len(memory.to_bytes()) for memory in memories)
     assert answers.responses[0].positions == len(prompt)
-    assert answers.responses[:1] == tuple(respond(kit.decoder, [prompt], ITEMS[:1], 8))
 
 
 @pytest.mark.parametrize("answerer", MEMORIES, ids=IDS)
@@ -130,6 +133,62 @@ def test_running_text_chooses_passages_by_their_scores(kit):
         Remembered("text", reads="passages").losses(kit, stretch_of(kit))
 
 
+def test_memories_that_all_move_are_the_full_text(kit):
+    moved, full = (one.respond(kit, CASE, 8) for one in (Remembered("cepe", {"moved": 99, **READER}), Full()))
+    assert moved.responses == full.responses
+    stretch = stretch_of(kit)
+    assert torch.equal(
+        Remembered("cepe", {"moved": 99, **READER}).losses(kit, stretch).nats, Full().losses(kit, stretch).nats
+    )
+
+
+def test_what_moves_is_text_for_its_question_and_the_rest_stays_beside(kit):
+    every = sum(len(passage.ids) for passage in kit.passages(TALE))
+    with Remembered("cepe", {"moved": 1, **READER}).laid(kit, CASE, ITEMS) as layout:
+        bare = [len(text_prompts(kit.decoder, [0], [item])[0]) - 1 for item in ITEMS]
+        for prompt, frame in zip(layout.prompts, bare, strict=True):
+            text = prompt.ids[: prompt.shared].tolist()
+            own = [p for p in kit.passages(TALE) if " ".join(map(str, p.ids)) in " ".join(map(str, text))]
+            assert len(prompt) == frame + len(own[0].ids)
+            assert len(prompt.states) == every - len(own[0].ids)
+
+
+SECTIONS = [f"Tale {number}\nThe keeper {number} slept in winter." for number in range(6)]
+
+
+def sections(near):
+    starts = [sum(len(one) + 2 for one in SECTIONS[:number]) for number in range(len(SECTIONS))]
+    marks = tuple(Mark(start, "section", str(number)) for number, start in enumerate(starts))
+    return Case("c", Document("c", "c", "\n\n".join(SECTIONS), marks), ITEMS, near)
+
+
+def test_what_is_near_is_text_and_the_rest_stands_beside_it(kit):
+    cepe, tokens = Remembered("cepe", {"moved": 0, **READER}), kit.decoder.tokens
+    with cepe.laid(kit, sections(2), ITEMS) as layout:
+        near = tokens("\n\n".join(SECTIONS[:2]) + "\n\n").tolist()
+        far = [tokens(one + "\n\n" * (one is not SECTIONS[-1])) for one in SECTIONS[2:]]
+        for prompt, plain in zip(layout.prompts, text_prompts(kit.decoder, near, ITEMS), strict=True):
+            assert torch.equal(prompt.ids, plain.ids)
+            assert len(prompt.states) == sum(map(len, far))
+        assert layout.prompts[0].states is layout.prompts[1].states, "held once"
+    assert cepe.respond(kit, sections(6), 8).responses == Full().respond(kit, sections(6), 8).responses
+    assert told(cepe.respond(kit, sections(2), 8)) != told(cepe.respond(kit, sections(3), 8))
+    kv = Remembered("kv", {"ratio": 4})
+    assert told(kv.respond(kit, sections(2), 8)) == told(kv.respond(kit, sections(3), 8)), "it has no other way to read"
+
+
+def test_far_text_is_encoded_in_chunks_of_the_protocol(kit):
+    stretch = stretch_of(kit, far=600)
+    with Remembered("cepe", {"moved": 0, **READER}).continued(kit, stretch) as layout:
+        [prompt] = layout.prompts
+    with built(METHODS, {"kind": "cepe", **READER}, "method").attach(kit.decoder) as handle:
+        [*chunks] = handle.encode(
+            [Passage("s", i, stretch.far[at : at + 256], 0, 0, "", "", at) for i, at in enumerate((0, 256, 512))]
+        )
+    assert torch.equal(prompt.states, torch.cat([chunk.tensors["states"] for chunk in chunks]))
+    assert prompt.ids.tolist() == [*kit.decoder.start_ids.tolist(), *stretch.near]
+
+
 def test_labels_say_method_ratio_and_what_differs():
     specs = [
         ({"method": "text"}, "text"),
@@ -138,6 +197,7 @@ def test_labels_say_method_ratio_and_what_differs():
         ({"method": "kv", "settings": {"ratio": 16}, "reads": "passages"}, "kv 16x, 5 passages"),
         ({"method": "lloco", "settings": {"segments": "recursive"}}, "lloco 30x recursive"),
         ({"method": "lloco", "settings": {"ratio": 8, "compressor": "runs/first"}}, "lloco 8x first"),
+        ({"method": "cepe", "settings": {"moved": 0}}, "cepe moved 0"),
         ({"method": "lloco", "settings": {"fresh": True, "segment_tokens": 99}}, "lloco 30x fresh segment_tokens 99"),
     ]
     for spec, label in specs:

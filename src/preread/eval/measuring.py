@@ -18,7 +18,7 @@ from preread.engines.local import LocalEngine
 from preread.eval.case import Item, Likelihood, Response, Unfit
 from preread.nn.cache import SlotCache
 from preread.nn.hf import Decoder
-from preread.nn.reading import Reading, begins, followed, next_position
+from preread.nn.reading import Reading, begins, followed, next_position, same
 
 ROWS_AT_ONCE = 8
 MOST_REFERENCES = 4
@@ -182,10 +182,10 @@ def _followers(decoder: Decoder, reading: Reading, cache: SlotCache, ids: Tensor
 
 def _alike(one: Prompt, other: Prompt) -> bool:
     """Whether two prompts begin with the same tokens and the same memory."""
-    if (one.shared, one.adapter) != (other.shared, other.adapter):
+    if (one.shared, one.adapter, one.reader) != (other.shared, other.adapter, other.reader):
         return False
-    memories = [prompt.ids[:0] if (memory := _memory(prompt)) is None else memory for prompt in (one, other)]
-    return torch.equal(one.ids[: one.shared], other.ids[: other.shared]) and torch.equal(*memories)
+    given = [(prompt.ids[: prompt.shared], _memory(prompt), prompt.states) for prompt in (one, other)]
+    return all(same(*pair) for pair in zip(*given, strict=True))
 
 
 def _memory(prompt: Prompt) -> Tensor | None:

@@ -107,10 +107,10 @@ def _begin_alike(one: Prompt, other: Prompt) -> bool:
         return False
     if (one.ids[shared:] == MEMORY).any() or (other.ids[shared:] == MEMORY).any():
         return False
-    return all(_same(mine, others) for mine, others in zip(_given(one, shared), _given(other, shared), strict=True))
+    return all(same(mine, others) for mine, others in zip(_given(one, shared), _given(other, shared), strict=True))
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
+def same(one: Tensor | None, other: Tensor | None) -> bool:
     """Whether two tensors are equal, or both missing."""
     return one is other or (one is not None and other is not None and torch.equal(one, other))
 

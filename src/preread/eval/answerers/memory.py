@@ -1,12 +1,17 @@
-"""Memories by any method: all of the document's, or those of the passages that are best for each question."""
+"""Memories by any method: all of the document's, or those of the passages that are best for each question.
+
+Where memories stand beside the decoder's positions (`states`), what a task says is near is read there as text; and of
+every method's memories, those that it would rather have as text (`Handle.moving`) are.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,11 +22,17 @@ from preread.core.errors import BeyondTraining, PrereadWarning, UsageError
 from preread.core.memory import Memory
 from preread.core.method import Handle, Method
 from preread.core.types import Passage, Prompt, Scope
+from preread.data.passages import split
 from preread.eval.answerer import Layout, Prompted
 from preread.eval.answerers.retrieved import Retrieved
 from preread.eval.case import Case, Item, Stretch, Unfit
 from preread.eval.kit import PASSAGE_TOKENS, Kit
 from preread.methods import METHODS
+from preread.methods.text import Text
+from preread.nn.reading import same
+
+STATES_TOKENS = 256
+"""Of a piece of running text whose states stand beside the decoder's positions, as in CEPE's protocol."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +101,19 @@ class Remembered(Prompted):
     @contextmanager
     def laid(self, kit: Kit, case: Case, items: Sequence[Item], adapter: str | None = None) -> Iterator[Layout]:
         """As `Prompted.laid`."""
-        passages = kit.passages(case.document)
         with self._method.attach(kit.decoder) as handle:
-            memories = self._encoded(handle, passages)
-            if self.reads == "whole":
-                prompts = _shared([handle.prompt(item.question, memories, adapter) for item in items])
-                warn(handle, memories)
-            else:
+            near, far = _parted(kit, case, handle) if self.reads == "whole" else ([], kit.passages(case.document))
+            passages, memories = [*near, *far], [*_texts(kit, near), *self._encoded(handle, far)]
+            chosen: list[Sequence[int]] = [range(len(memories))] * len(items)
+            if self.reads == "passages":
                 rankings = Retrieved(passages=self.passages).ranked(kit, case, items, self.passages)
-                chosen = [[memories[i] for i in sorted(p.index for p in own[: self.passages])] for own in rankings]
-                prompts = [handle.prompt(item.question, own, adapter) for item, own in zip(items, chosen, strict=True)]
-                warn(handle, max(chosen, key=len, default=[]))
+                chosen = [sorted(passage.index for passage in own[: self.passages]) for own in rankings]
+            warn(handle, [memories[number] for number in max(chosen, key=len, default=[])])
+            prompts = [
+                _read(kit, handle, partial(handle.prompt, item.question, adapter=adapter), passages, memories, own)
+                for item, own in zip(items, chosen, strict=True)
+            ]
+            prompts = _shared(prompts) if self.reads == "whole" else prompts
             yield Layout(kit.decoder, prompts, stored_bytes(memories))
 
     @contextmanager
@@ -118,13 +131,14 @@ class Remembered(Prompted):
                 remedy="Choose another task, or whole memories.",
             )
         with self._method.attach(kit.decoder) as handle:
-            memories = self._encoded(handle, _pieces(stretch))
-            read = memories
+            passages = _pieces(stretch, STATES_TOKENS if "states" in handle.needs else PASSAGE_TOKENS)
+            memories = self._encoded(handle, passages)
+            chosen: Sequence[int] = range(len(memories))
             if self.reads == "passages":
-                best = sorted(range(len(memories)), key=lambda i: -stretch.scores[i])[: self.passages]
-                read = [memories[i] for i in sorted(best)]
-            warn(handle, read)
-            prompt = handle.continuation(torch.tensor(stretch.near), read)
+                chosen = sorted(sorted(chosen, key=lambda number: -stretch.scores[number])[: self.passages])
+            warn(handle, [memories[number] for number in chosen])
+            make = partial(handle.continuation, torch.tensor(stretch.near))
+            prompt = _read(kit, handle, make, passages, memories, chosen)
             yield Layout(kit.decoder, [prompt], stored_bytes(memories))
 
     def _scope(self, handle: Handle) -> Scope:
@@ -144,9 +158,57 @@ def _told(settings: Mapping[str, Any]) -> list[str]:
     return [name if rest[name] is True else told for name, told in plain.items()]
 
 
+def _parted(kit: Kit, case: Case, handle: Handle) -> tuple[Sequence[Passage], Sequence[Passage]]:
+    """The passages of the sections that stand near, and those of the others, none of which reaches into two."""
+    if not case.near or "states" not in handle.needs:
+        return [], kit.passages(case.document)
+    text = case.document.text
+    starts = [mark.start for mark in case.document.marks if mark.kind == "section"][case.near :]
+    sections = [text[start:end] for start, end in pairwise([0, *starts, len(text)])]
+    near, *far = [
+        split(replace(case.document, text=one, marks=()), kit.decoder.tokenizer, PASSAGE_TOKENS) for one in sections
+    ]
+    return near, list(chain.from_iterable(far))
+
+
+def _texts(kit: Kit, passages: Sequence[Passage]) -> list[Memory]:
+    """The passages as memories that are plain text."""
+    return list(Text().attach(kit.decoder).encode(passages))
+
+
+def _read(
+    kit: Kit,
+    handle: Handle,
+    make: Callable[[Sequence[Memory]], Prompt],
+    passages: Sequence[Passage],
+    memories: Sequence[Memory],
+    chosen: Sequence[int],
+) -> Prompt:
+    """The prompt that is made of the chosen memories, with those that move as text.
+
+    Args:
+        kit: the run's.
+        handle: whose memories they are.
+        make: a prompt of memories.
+        passages: what they were made of.
+        memories: all of them.
+        chosen: numbers of those that are read.
+    """
+    read = [memories[number] for number in chosen]
+    prompt = make(read)
+    moving = [*handle.moving(prompt, read)]
+    if not moving:
+        return prompt
+    for place, text in zip(moving, _texts(kit, [passages[chosen[place]] for place in moving]), strict=True):
+        read[place] = text
+    return make(read)
+
+
 def _shared(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Prompts of the same memories, which then hold them once and not once each."""
-    return [replace(prompt, embeds=prompts[0].embeds, kv=prompts[0].kv) for prompt in prompts]
+    """Prompts of the same memories, which then hold them once and not once each; states but for those that moved."""
+    first = prompts[0]
+    shared = [replace(prompt, embeds=first.embeds, kv=first.kv) for prompt in prompts]
+    return [replace(one, states=first.states) if same(one.states, first.states) else one for one in shared]
 
 
 def stored_bytes(memories: Sequence[Memory]) -> int:
@@ -162,8 +224,8 @@ def warn(handle: Handle, memories: Sequence[Memory]) -> None:
             warnings.warn(note, PrereadWarning, stacklevel=2)
 
 
-def _pieces(stretch: Stretch) -> list[Passage]:
-    """The far text as its own passages, or where it is one text as pieces of the usual length."""
-    starts = range(0, len(stretch.far), PASSAGE_TOKENS)
-    borders = stretch.passages or [(start, start + PASSAGE_TOKENS) for start in starts]
+def _pieces(stretch: Stretch, tokens: int) -> list[Passage]:
+    """The far text as its own passages, or where it is one text as pieces of so many tokens."""
+    starts = range(0, len(stretch.far), tokens)
+    borders = stretch.passages or [(start, start + tokens) for start in starts]
     return [Passage(stretch.document, i, stretch.far[a:b], 0, 0, "", "", a) for i, (a, b) in enumerate(borders)]

@@ -108,7 +108,7 @@ class CrossAttention(nn.Module):
         """
         keys = F.linear(states.to(x.dtype), self.k.to(x.dtype)).view(len(states), self.shape.kv_heads, -1)
         query = self._grouped(self._queries(x[None]))[0]
-        scores = torch.einsum("kgte,nke->kgtn", query, keys).float() * self.shape.head_width**-0.5
+        scores: Tensor = torch.einsum("kgte,nke->kgtn", query, keys).float() * self.shape.head_width**-0.5
         return scores.softmax(-1).flatten(0, 1)
 
     def _queries(self, x: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def shares(decoder: Decoder, crossings: Crossings, prompt: Prompt, sizes: Sequen
     def listen(module: nn.Module, given: tuple[Tensor, Context]) -> None:
         assert isinstance(module, CrossAttention)
         x, context = given
-        for some in x[0, prompt.shared :].split(AT_ONCE):
+        for some in torch.split(x[0, prompt.shared :], AT_ONCE):
             mass.add_(module.weights(some, context.states[0]).sum((0, 1)))
 
     with decoder.adapters.use(prompt.adapter):  # whose turn it is: nobody else reads while hooks listen
@@ -53,4 +53,4 @@ def shares(decoder: Decoder, crossings: Crossings, prompt: Prompt, sizes: Sequen
         finally:
             for hook in hooks:
                 hook.remove()
-    return [float(own.sum()) for own in (mass / mass.sum()).split(list(sizes))]
+    return [float(own.sum()) for own in torch.split(mass / mass.sum(), list(sizes))]
