@@ -76,11 +76,12 @@ def read(answer: Answer) -> list[str]:
     lines = []
     for how, name in (("as text", "text"), ("as memory", "memory"), ("not read", "unread")):
         parts = [(one, extent) for one in answer.read if (extent := getattr(one, name)).tokens]
-        known = [(one, extent) for one, extent in parts if one.positions]
+        read = [one.text.tokens + one.memory.tokens > 0 for one, _ in parts]
+        known = [part for part, some in zip(parts, read, strict=True) if some]
         shown = [
             f"{in_one_line(one.title)}, {_places(extent)} ({count(extent.tokens, 'token')})" for one, extent in known
         ]
-        if others := [extent.tokens for one, extent in parts if not one.positions]:
+        if others := [extent.tokens for (_, extent), some in zip(parts, read, strict=True) if not some]:
             more = "more document" if shown else "document"
             shown.append(f"{count(len(others), more)} ({count(sum(others), 'token')})")
         lines += [f"{how}: {'; '.join(shown)}"] if shown else []

@@ -13,6 +13,7 @@ from preread.collection.choosing import choose, passages_of, swapped
 from preread.collection.context import MOST_PASSAGES, Context, Mode, best_passages, context_of, positions
 from preread.collection.coverage import coverage
 from preread.collection.memories import Memories
+from preread.collection.moving import moved
 from preread.collection.settings import known
 from preread.collection.states import unlearned
 from preread.core.answer import Answer, Citation, Usage
@@ -180,6 +181,8 @@ def _context(
     free = decoder.window - bare - answer
     earlier = [turn.question for turn in history]
     chosen = choose(collection, memories, question, hits, mode, free, earlier)
+    if mode != "hybrid":
+        chosen = moved(collection, handle, question, earlier, chosen, free)
     needed = positions(piece.memory for piece in chosen.pieces)
     turns, taken = _newest(handle, question, history, free - needed if needed <= free else free // HISTORY_SHARE)
     room, dropped = free - taken, len(history) - len(turns)

@@ -76,7 +76,7 @@ def choose(
         return _hybrid(collection, memories, question, hits, passages if whole else [], free, earlier)
     marked = AsText(collection.store, collection.name).places() if scopes else frozenset()
     stay = marked & {place(passage) for passage in passages}
-    texts = _texts(collection, [hit.passage for hit in hits if place(hit.passage) in stay])
+    texts = texts_of(collection, [hit.passage for hit in hits if place(hit.passage) in stay])
     if whole:
         pieces = of_document(hits[0].source, passages, whole_document(memories, passages), texts)
     else:
@@ -105,7 +105,7 @@ def _whole_is_cheap(collection: Collection, memories: Memories, hits: Sequence[H
     return reads_all and (memories.kept or memories.are_stored(passages_of(collection, hits[:1]), scopes[-1]))
 
 
-def _texts(collection: Collection, passages: Sequence[Passage]) -> dict[Place, Memory]:
+def texts_of(collection: Collection, passages: Sequence[Passage]) -> dict[Place, Memory]:
     """Plain text of some passages."""
     read = collection.handle("text").encode(passages)
     return {place(passage): memory for passage, memory in zip(passages, read, strict=True)}
@@ -142,7 +142,7 @@ def _hybrid(
 
     texts: dict[Place, Memory] = {}
     for hit in own:
-        more = texts | _texts(collection, [hit.passage])
+        more = texts | texts_of(collection, [hit.passage])
         if taken(more) > budget:
             break
         texts = more
@@ -153,6 +153,6 @@ def _hybrid(
 def _within(memories: Memories, hits: Sequence[Hit], most: int) -> tuple[list[Hit], list[Memory]]:
     """The best of the hits whose memories take about `most` positions together, one at least; and the memories."""
     first = memories.load([hits[0].passage])
-    count = max(1, round(most / first[0].positions))
+    count = max(1, round(most / first[0].positions)) if first[0].positions else len(hits)
     rest = memories.load([hit.passage for hit in hits[1:count]])
     return list(hits[:count]), [*first, *rest]

@@ -8,7 +8,19 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A retrieved passage that stands behind an answer; chosen by the retriever, never by the model."""
+    """A passage that stands behind an answer: one that was retrieved, or that the question attended to; never of the
+    model's own words.
+
+    Args:
+        document: hash of its document.
+        title: of the document.
+        source: path or address of the document.
+        place: page or section.
+        start: first character in the document's text.
+        end: one past the last character.
+        score: the retriever's; the share of the attention of a passage that was chosen by it.
+        text: those characters.
+    """
 
     document: str
     title: str
