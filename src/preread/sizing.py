@@ -98,9 +98,7 @@ def _hollow(recipe: Recipe) -> Iterator[tuple[Decoder, Objective, Any]]:
     decoder = hollow(config_of(divided(recipe.model)[0]))
     if settings.weights:  # gone on from: its parts train, at its length; what they hold does not matter here
         made, extension = read_manifest(settings.weights), Extension.load(settings.weights, decoder)
-        settings = replace(
-            settings, weights=None, length=made["length"], rule=made["rule"], extension=extension.config
-        )
+        settings = replace(settings, weights=None, length=made["length"], rule=made["rule"], extension=extension.config)
     shapes = [(phase.rows or recipe.rows, phase.window or recipe.window) for phase in recipe.phases]
     rows, window = max(shapes or [(recipe.rows, recipe.window)], key=math.prod)
     batch = TextBatch(torch.zeros(rows, math.ceil(window / recipe.training.sequence_parallel), dtype=torch.int64), 0)
