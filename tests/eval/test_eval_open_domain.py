@@ -128,6 +128,22 @@ def test_hard_distractors_are_the_best_by_bm25(shelf):
     assert [_sections(case) for case in randoms] != [_sections(case) for case in task.units(shelf)]
 
 
+def test_distractors_may_be_of_further_sets(shelf):
+    alone, other = (pool(shelf.data, name, "test") for name in ("nq_oracle", "hotpotqa_distractor"))
+    both = pool(shelf.data, "nq_oracle", "test", ("hotpotqa_distractor",))
+    assert set(both.paragraphs) == {*alone.paragraphs, *other.paragraphs}
+    assert both.asked == alone.asked
+    task = OpenDomain(near=4, more=(NUMBER + 20,), questions=3, also=("hotpotqa_distractor",))
+    words = Words([one.shown for one in both.paragraphs])
+    for case, one in zip(task.units(shelf), both.asked, strict=False):
+        free, _ = both.others(one)
+        scores = words.scores(one.question)
+        best = sorted(free, key=lambda number: (-float(scores[number]), number))[: NUMBER + 23]
+        assert set(_sections(case)) == {both.paragraphs[number].shown for number in best} | {one.gold[0].shown}
+    assert "2 sets" in task.label
+    assert "hotpotqa_distractor" in task.note
+
+
 def test_passages_that_hold_an_answer_are_left_out_and_counted(shelf):
     held = pool(shelf.data, "nq_oracle", "test")
     one = next(one for one in held.asked if one.id == "q-0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -239,6 +240,32 @@ def test_passages_are_the_nearest_by_brute_force_the_best_last(kit):
             found = [stretch.far[first:last] for first, last in stretch.passages]
             assert sum(found, ()) == stretch.far
             assert found[-1] == allowed[int(np.argmax(cosines))]
+
+
+def test_documents_of_further_files_are_found_too_but_nothing_more_of_what_is_judged(kit):
+    further = [{"doc_id": f"log-{i}", "text": tale(10 + i, 60)} for i in range(2)]
+    path = kit.data / "text" / "logs.train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in further))
+    more = {row["doc_id"]: tuple(kit.decoder.tokens(row["text"]).tolist()) for row in further}
+    task = Ralm("tales", documents=2, passages=9, also=("logs.train", "tales.test"))
+    stretches, ids = task.units(kit), tokens(kit)
+    judged = {stretch.source for stretch in stretches}
+    unjudged = more | {name: own for name, own in ids.items() if name not in judged}
+    assert len(judged) == 2
+    embed, decode = WordCounts().embed, kit.decoder.tokenizer.decode
+    for stretch in stretches:
+        start = int(stretch.id.rpartition(":")[2])
+        allowed = [
+            own[at : at + PASSAGE]
+            for name, own in (unjudged | {name: ids[name] for name in judged}).items()
+            for at in range(0, len(own) - PASSAGE + 1, PASSAGE)
+            if name != stretch.source or at + PASSAGE <= start
+        ]
+        cosines = embed([decode(piece) for piece in allowed]) @ embed([decode(stretch.near)])[0]
+        assert stretch.scores == pytest.approx(sorted(cosines)[-9:])
+        assert {stretch.far[first:last] for first, last in stretch.passages} <= set(allowed)
+    assert task.label != replace(task, also=()).label
+    assert "logs.train" in task.note
 
 
 def test_a_control_reads_nothing_of_the_own_document(kit):

@@ -37,6 +37,7 @@ class OpenDomain(QuestionTask):
     Args:
         set: `nq_oracle`, `hotpotqa_distractor`, or another whose right paragraphs are known.
         split: of the set; distractors are its other documents'.
+        also: sets whose documents distract too.
         questions: how many, in an order that depends on their ids alone.
         near: passages that stand in the decoder whatever the method.
         more: how many stand behind them, a case for each.
@@ -47,6 +48,7 @@ class OpenDomain(QuestionTask):
 
     set: str = "nq_oracle"
     split: str = "test"
+    also: tuple[str, ...] = ()
     questions: int = 100
     near: int = 10
     more: tuple[int, ...] = (0, 5, 10, 20, 50)
@@ -64,7 +66,8 @@ class OpenDomain(QuestionTask):
     def label(self) -> str:
         """As tables name it."""
         where = "" if self.gold == "near" else ", right ones anywhere"
-        return f"{self.set}, {self.distractors} distractors{where}" + (
+        wider = f" of {1 + len(self.also)} sets" if self.also else ""
+        return f"{self.set}, {self.distractors} distractors{wider}{where}" + (
             "" if self.split == "test" else f" ({self.split})"
         )
 
@@ -87,7 +90,8 @@ class OpenDomain(QuestionTask):
     def note(self) -> str:
         """Where passages come from."""
         which = "the best by BM25" if self.distractors == "hard" else "random"
-        return f"Distractors are {which} of the split's other documents, without those that hold an answer."
+        further = f" and those of {', '.join(self.also)}" if self.also else ""
+        return f"Distractors are {which} of the split's other documents{further}, without those that hold an answer."
 
     def score(self, item: Item, answer: str) -> Mapping[str, float]:
         """Exact match, F1, and whether the answer contains a reference."""
@@ -99,7 +103,7 @@ class OpenDomain(QuestionTask):
 
     def units(self, kit: Kit) -> Sequence[Case]:
         """A case for each number of passages, question by question."""
-        held = pool(kit.data, self.set, self.split)
+        held = pool(kit.data, self.set, self.split, self.also)
         asked = held.asked[: self.questions]
         found: list[Case] = []
         with progress(f"making {self.label}", len(asked)) as advance:
@@ -135,7 +139,7 @@ class OpenDomain(QuestionTask):
                 remedy="Change `near` or `more` in the recipe.",
             )
         if self.distractors == "hard":
-            scores = _index(data, self.set, self.split).scores(asked.question)
+            scores = _index(data, self.set, self.split, self.also).scores(asked.question)
             others = sorted(others, key=lambda number: (-float(scores[number]), number))[:wanted]
         else:
             others = draw.sample(others, wanted)
@@ -147,6 +151,6 @@ class OpenDomain(QuestionTask):
 
 
 @lru_cache(maxsize=4)
-def _index(data: Path, name: str, split: str) -> Words:
-    """BM25 over all paragraphs of a set."""
-    return Words([one.shown for one in pool(data, name, split).paragraphs])
+def _index(data: Path, name: str, split: str, also: tuple[str, ...]) -> Words:
+    """BM25 over all paragraphs of a pool."""
+    return Words([one.shown for one in pool(data, name, split, also).paragraphs])

@@ -75,8 +75,14 @@ class Pool:
 
 
 @lru_cache(maxsize=4)
-def pool(data: Path, name: str, split: str) -> Pool:
+def pool(data: Path, name: str, split: str, also: tuple[str, ...] = ()) -> Pool:
     """The paragraphs and questions of `nq_oracle`, `hotpotqa_distractor`, `squad2_articles` or a set of their forms.
+
+    Args:
+        data: folder of all sets.
+        name: of the set.
+        split: of it and of the others.
+        also: further sets, whose paragraphs come behind.
 
     Raises:
         UsageError: there is no such set, or no question of it says which paragraphs answer it.
@@ -97,6 +103,8 @@ def pool(data: Path, name: str, split: str) -> Pool:
             consequence="Nothing was judged.",
             remedy="Change the task's set.",
         )
+    for other in also:
+        found.update(dict.fromkeys(pool(data, other, split).paragraphs))
     return Pool(tuple(found), tuple(asked))
 
 

@@ -14,7 +14,7 @@ from preread.core.types import sha256
 from preread.eval.case import Stretch
 from preread.eval.kit import Kit
 from preread.eval.tasks.sets import drawn, expect
-from preread.eval.tasks.texts import RunningText, Text, in_turn
+from preread.eval.tasks.texts import RunningText, Text, in_turn, texts
 
 PASSAGE = 256
 """Tokens of a passage, and of the text that passages are looked for with."""
@@ -26,9 +26,9 @@ WINDOW = 2_048
 class Ralm(RunningText):
     """Windows of text, with passages found by the 256 tokens before what is judged.
 
-    The datastore is the set itself: every document that is judged, in pieces of 256 tokens. Of a stretch's own document
-    only what ends before the window counts, so that no judged token, and nothing written after it, is ever found.
-    The paper's datastore is of other documents alone, and larger by orders of magnitude.
+    The datastore is the set itself, every document that is judged, in pieces of 256 tokens, and the documents of `also`.
+    Of a stretch's own document only what ends before the window counts, so that no judged token, and nothing written
+    after it, is ever found. The paper's datastore is of other documents alone, and larger by orders of magnitude.
 
     Passages are `far`, the best last, next to the text; their scores are cosines. What a control reads is another
     document's window's, and none of them of the own document: they could hold the very tokens that are judged.
@@ -37,11 +37,13 @@ class Ralm(RunningText):
         passages: for each window.
         stretches: most windows of a document, drawn; they do not overlap.
         own: whether the earlier text of the window's own document is in the datastore.
+        also: further sets with their split, such as `books.train`, whose documents are in the datastore.
     """
 
     passages: int = 8
     stretches: int = 4
     own: bool = True
+    also: tuple[str, ...] = ()
     kind: ClassVar[str] = "ralm"
 
     def __post_init__(self) -> None:
@@ -51,13 +53,15 @@ class Ralm(RunningText):
     @property
     def label(self) -> str:
         """As tables name it."""
-        return f"{self.name}, {self.passages} retrieved passages" + ("" if self.own else " of other documents")
+        wider = f" of {len(self.also)} more files" if self.also else ""
+        return f"{self.name}, {self.passages} retrieved passages{wider}" + ("" if self.own else " of other documents")
 
     @property
     def note(self) -> str:
         """What is searched."""
         own = " and the earlier text of the same one" if self.own else ""
-        return f"Dense retrieval of {PASSAGE}-token passages from the other documents of the set{own}."
+        also = f", and from {', '.join(self.also)}" if self.also else ""
+        return f"Dense retrieval of {PASSAGE}-token passages from the other documents of the set{own}{also}."
 
     def units(self, kit: Kit) -> Sequence[Stretch]:
         """As `Task.units`.
@@ -66,7 +70,7 @@ class Ralm(RunningText):
             UsageError: no document is long enough, or there are fewer passages than are wanted.
         """
         found = self.texts(kit, WINDOW)
-        store = Datastore.of(kit, found)
+        store = Datastore.of(kit, [*found, *self._further(kit, found)])
         windows = in_turn(
             [
                 [(text, place * WINDOW) for place in drawn(text.id, len(text.ids) // WINDOW, self.stretches)]
@@ -82,6 +86,13 @@ class Ralm(RunningText):
             beside = other and self._stretch(store, *other, apart=one[0].id)
             stretches.append(replace(self._stretch(store, *one), other=beside))
         return stretches
+
+    def _further(self, kit: Kit, found: Sequence[Text]) -> list[Text]:
+        """The documents of `also` that are not judged; of one that is, what ends before a window counts already."""
+        split = [name.rpartition(".") for name in self.also]
+        known = {text.id for text in found}
+        further = (text for name, _, part in split for text in texts(kit, name, part, PASSAGE, None))
+        return [text for text in further if text.id not in known]
 
     def _stretch(self, store: Datastore, text: Text, start: int, vector: np.ndarray, apart: str = "") -> Stretch:
         best = store.nearest(vector, text.id, start if self.own else 0, self.passages, apart)
