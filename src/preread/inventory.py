@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from preread.core.paths import cache_home, compressors_home
+from preread.core.paths import cache_home, compressors_home, readers_home
 
-Kind = Literal["packaged", "converted", "hub", "compressor"]
+Kind = Literal["packaged", "converted", "hub", "compressor", "reader"]
+TRAINED: tuple[tuple[Kind, str, Callable[[], Path]], ...] = (
+    ("compressor", "lloco", compressors_home),
+    ("reader", "cepe", readers_home),
+)
+"""Kinds of trained weights: whose they are and where the user's own stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,8 @@ class Held:
 
     Args:
         name: as `--model` takes it; of a compressor, the decoder that it was trained for.
-        kind: a packaged decoder, a GGUF file's converted weights, a repository in the hub's cache, or a compressor.
+        kind: a packaged decoder, a GGUF file's converted weights, a repository in the hub's cache, or trained weights: a compressor
+            of `lloco` or a reader of `cepe`.
         bytes: its size on disk; 0 where it is not here yet.
         path: where it is, or None.
         note: what a user should know of it.
@@ -34,7 +40,7 @@ class Held:
 
 def inventory() -> list[Held]:
     """Every model and compressor that commands find here, and the packaged ones that they could fetch."""
-    return [*_packaged(), *_converted(), *_hub(), *_compressors()]
+    return [*_packaged(), *_converted(), *_hub(), *_trained()]
 
 
 def weights_folder(package_name: str) -> Path | None:
@@ -82,13 +88,14 @@ def _hub() -> Iterator[Held]:
                 yield Held(name, "hub", revision.size_on_disk, revision.snapshot_path, note)
 
 
-def _compressors() -> Iterator[Held]:
-    shipped = (Path(__file__).parent / "methods").glob("*/weights/*/manifest.json")
-    installed = compressors_home().glob("*/manifest.json")
-    for manifest in sorted([*shipped, *installed]):
-        about = json.loads(manifest.read_text(encoding="utf-8"))
-        note = str(about.get("trained", {}).get("note", ""))
-        yield Held(str(about["base_name"]), "compressor", _size(manifest.parent), manifest.parent, note)
+def _trained() -> Iterator[Held]:
+    """Those of the package and the user's own."""
+    for kind, method, home in TRAINED:
+        shipped = (Path(__file__).parent / "methods" / method / "weights").glob("*/manifest.json")
+        for manifest in sorted([*shipped, *home().glob("*/manifest.json")]):
+            about = json.loads(manifest.read_text(encoding="utf-8"))
+            note = str(about.get("trained", {}).get("note", ""))
+            yield Held(str(about["base_name"]), kind, _size(manifest.parent), manifest.parent, note)
 
 
 def _size(folder: Path | None) -> int:

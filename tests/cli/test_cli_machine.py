@@ -29,9 +29,10 @@ def shelf(tmp_path, monkeypatch, tiny_decoder):
 
     monkeypatch.setenv("PREREAD_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    compressor = tmp_path / "home" / "compressors" / "mine"
-    compressor.mkdir(parents=True)
-    (compressor / "manifest.json").write_text(json.dumps({"base_name": "owner/other", "trained": {"note": "good"}}))
+    for kind, note in (("compressors", "good"), ("readers", "far")):
+        trained = tmp_path / "home" / kind / "mine"
+        trained.mkdir(parents=True)
+        (trained / "manifest.json").write_text(json.dumps({"base_name": "owner/other", "trained": {"note": note}}))
     converted = tmp_path / "home" / "cache" / "models" / "gguf-0"
     converted.mkdir(parents=True)
     (converted / "origin.json").write_text(json.dumps({"file": "small.gguf", "note": "from Q8_0"}))
@@ -50,6 +51,7 @@ def test_models_list_shows_each_kind_and_no_half_made_one(call, shelf):
     assert "not fetched" in held["packaged", "default"]["note"]
     assert held["converted", "small.gguf"]["path"] == str(shelf / "home" / "cache" / "models" / "gguf-0")
     assert held["compressor", "owner/other"]["note"] == "good"
+    assert held["reader", "owner/other"]["note"] == "far"
     assert "incomplete" in held["hub", f"owner/model@{'0' * 40}"]["note"]
     assert not any("gguf-1" in str(row["path"]) for row in rows)
     out = call("models", "list")[1]
