@@ -24,7 +24,7 @@ class Held:
 
     Args:
         name: as `--model` takes it; of a compressor, the decoder that it was trained for.
-        kind: a packaged decoder, a GGUF file's converted weights, a repository in the hub's cache, or trained weights: a compressor
+        kind: a packaged decoder, a GGUF file's converted weights, a repository in the hub's cache, or a compressor
             of `lloco` or a reader of `cepe`.
         bytes: its size on disk; 0 where it is not here yet.
         path: where it is, or None.
