@@ -19,7 +19,7 @@ from ..conftest import SETTINGS, SHORT, story
 HELD = "What met the storm number 35 on day 5?"
 RECURSIVE = replace(SETTINGS, options={"ratio": 4.0, "segments": "recursive", "segment_tokens": 200})
 KV = Settings(model="tiny", method="kv", options={"ratio": 4.0}, passage_tokens=80)
-CEPE = Settings("tiny", "cepe", {"moved": 0, "shape": {"copied": True, "encoder": {"layers": 1}}}, passage_tokens=80)
+CEPE = Settings("tiny", "cepe", {"moved": 0, "shape": {"begin": "copied", "encoder": {"layers": 1}}}, passage_tokens=80)
 EACH = {"lloco": SETTINGS, "recursive": RECURSIVE, "kv": KV, "cepe": CEPE}
 METHODS = pytest.mark.parametrize("settings", EACH.values(), ids=EACH)
 

@@ -11,7 +11,7 @@ from preread.core.types import Sampling, Turn
 from ..conftest import SHORT, story
 
 HELD = "What met the storm number 35 on day 5?"
-SHAPE = {"copied": True, "encoder": {"layers": 1}}
+SHAPE = {"begin": "copied", "encoder": {"layers": 1}}
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from preread.nn.lora import Lora, LoraConfig
 from preread.nn.reading import read
 
 SMALL = CompressorConfig(max_summary=16, lora=LoraConfig(rank=4))
-READER = ReaderConfig(EncoderConfig(layers=1, lora=LoraConfig(rank=4, dropout=0.0)), copied=True, order=2)
+READER = ReaderConfig(EncoderConfig(layers=1, lora=LoraConfig(rank=4, dropout=0.0)), begin="copied", order=2)
 CASES: dict[str, Callable[[], Method]] = {
     "text": Text,
     "lloco": lambda: Lloco(ratio=4, shape=SMALL),

@@ -24,7 +24,7 @@ def decoder(tiny_decoder):
 @pytest.fixture
 def crossings(decoder):
     torch.manual_seed(3)
-    made = [Crossings(decoder, 24, copied=True), Crossings(decoder, 16, copied=True)]
+    made = [Crossings(decoder, 24, begin="copied"), Crossings(decoder, 16, begin="copied")]
     for one in made:
         one.requires_grad_(False).attach()
         for module in one.modules_by_layer.values():

@@ -34,7 +34,7 @@ from preread.nn.lora import LoraConfig
 from tests.conftest import WordCounts
 
 SHAPE = {"max_summary": 64, "lora": {"rank": 2}}
-READER = {"fresh": True, "shape": {"copied": True, "encoder": {"layers": 1}}}
+READER = {"fresh": True, "shape": {"begin": "copied", "encoder": {"layers": 1}}}
 SENTENCES = ("The keeper of the lighthouse slept.", "In winter the storm reached the island.", "The lamp burned.")
 TALE = Document("a", "a", "\n\n".join(f"{number}: {SENTENCES[number % 3]} " * 12 for number in range(9)))
 ELSE = Document("b", "b", "Another tale, of a brig and its cook. " * 40)

@@ -31,6 +31,7 @@ def _loud(crossings):
     """As if it had been trained."""
     for module in crossings.modules_by_layer.values():
         torch.nn.init.normal_(module.o, std=0.3)
+        torch.nn.init.normal_(module.gate)
     return crossings
 
 
@@ -100,7 +101,7 @@ def test_it_is_added_behind_attention_and_before_the_feed_forward(decoder, layer
 
 
 def test_it_begins_as_self_attention_cut_to_the_states(decoder):
-    crossings = Crossings(decoder, STATES, copied=True)
+    crossings = Crossings(decoder, STATES, begin="copied")
     for name, module in crossings.modules_by_layer.items():
         layer = decoder.model.base_model.layers[int(name)]
         assert torch.equal(module.q, layer.self_attn.q_proj.weight)
@@ -121,7 +122,7 @@ def test_gradients_reach_the_modules_alone_and_pass_checkpoints(decoder):
     for levers in (Levers("none"), Levers("full"), Levers("full", tiles=3)):
         crossings.zero_grad()
         states.grad = None
-        with decoder.beside.use({crossings.name: Context(states)}), frugal(decoder.model, levers):
+        with decoder.beside.use({crossings.name: Context(states)}), frugal(decoder.model, levers, decoder.acting):
             decoder.hidden(decoder.embed(ids)).square().mean().backward()
         assert all(p.grad is None for p in decoder.model.parameters())
         found.append([states.grad, *[p.grad for p in crossings.parameters()]])

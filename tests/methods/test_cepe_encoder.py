@@ -18,9 +18,10 @@ def decoder(tiny_decoder, request):
     return tiny_decoder(request.param)
 
 
-def _encoder(decoder, layers=1, together=3):
-    made = ContextEncoder(decoder, EncoderConfig(layers, LoraConfig(rank=4, dropout=0.0), chunk=32, together=together))
+def _encoder(decoder, layers=1, together=3, attention="bidirectional"):
+    config = EncoderConfig(layers, attention, LoraConfig(rank=4, dropout=0.0), chunk=32, together=together)
     torch.manual_seed(0)
+    made = ContextEncoder(decoder, config)
     for b in made.lora.b.values():
         torch.nn.init.normal_(b, std=0.1)
     torch.nn.init.normal_(made.gain, 1.0, 0.1)
@@ -55,6 +56,16 @@ def test_it_looks_both_ways(decoder):
 
 
 @torch.no_grad()
+def test_it_may_look_back_alone(decoder):
+    encoder, [chunk, *_] = _encoder(decoder, attention="causal"), _chunks()
+    before = encoder([chunk])[0]
+    chunk[-1] += 1
+    after = encoder([chunk])[0]
+    assert torch.equal(after[:-1], before[:-1])
+    assert (after[-1] - before[-1]).abs().max() > 0
+
+
+@torch.no_grad()
 def test_the_decoder_is_itself_outside_of_it(decoder):
     ids = torch.randint(3, 300, (2, 9))
     before, layers = decoder.model(ids).logits, decoder.model.base_model.layers
@@ -79,8 +90,7 @@ def test_gradients_are_those_without_checkpointing(decoder):
     encoder, found = _encoder(decoder), []
     for levers in (Levers("none"), Levers("full")):
         encoder.zero_grad()
-        decoder.model.train()
-        with frugal(decoder.model, levers):
+        with frugal(decoder.model, levers, decoder.acting):
             torch.cat(encoder(_chunks())).square().mean().backward()
         found.append([p.grad for p in encoder.parameters()])
     for one, other in zip(*found, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from preread.core.errors import UnsupportedModel, UsageError
 from preread.methods.cepe.crossing import CrossAttention, CrossShape
 from preread.nn.hf import Decoder
 
+Begin = Literal["gated", "zero", "copied"]
 _numbers = count()
 """Several may sit on one decoder, so each has a name of its own."""
 PARTS = ("input_layernorm", "self_attn", "mlp")
@@ -30,15 +31,19 @@ LOUD = 1e3
 class Crossings(nn.Module):
     """The cross-attention of a decoder's layers; attached, it acts where `decoder.beside` has a context for it.
 
-    As in the paper queries begin as self-attention's, keys and values as its own cut to the width of the states, norms
-    as those before the feed-forward. Ours begin with an o of zero, so that the decoder is at first what it was, to the
-    bit; the paper's own is `copied`.
+    They begin as the layer's own self-attention, keys and values cut to the width of the states.
+
+    - `copied`, the paper's: o too, and the norm of the feed-forward;
+    - `zero`: an o of zero, so that the decoder is at first what it was, to the bit;
+    - `gated`: each head's output times a number that begins as zero, so that this holds too; and self-attention's own
+      norm, for queries as for states. Then a layer begins as if the states stood among its own keys, without positions,
+      and training has first of all to find by how much each head gains from them (docs/cepe-training.md).
 
     Args:
         decoder: whose layers are given it; nothing of it is changed.
         states: S, width of the encoder's states.
         layers: which of its layers, counted from 0; None is all of them.
-        copied: whether o begins as self-attention's.
+        begin: as what.
 
     Attributes:
         name: by which contexts are put in force for it.
@@ -49,7 +54,7 @@ class Crossings(nn.Module):
     """
 
     def __init__(
-        self, decoder: Decoder, states: int, layers: Sequence[int] | None = None, copied: bool = False
+        self, decoder: Decoder, states: int, layers: Sequence[int] | None = None, begin: Begin = "gated"
     ) -> None:
         super().__init__()
         self._layers = list(decoder.model.base_model.layers)
@@ -62,7 +67,7 @@ class Crossings(nn.Module):
                 remedy="Correct `layers`.",
             )
         self.modules_by_layer = nn.ModuleDict(
-            {str(number): _begun(decoder, self._layers[number], states, copied) for number in chosen}
+            {str(number): _begun(decoder, self._layers[number], states, begin) for number in chosen}
         )
         self.name, self._beside = f"cepe/{next(_numbers)}", decoder.beside
         self._streams: dict[str, Tensor] = {}
@@ -109,13 +114,15 @@ class Crossings(nn.Module):
         return add
 
 
-def _begun(decoder: Decoder, layer: Any, states: int, copied: bool) -> CrossAttention:
+def _begun(decoder: Decoder, layer: Any, states: int, begin: Begin) -> CrossAttention:
     """A layer's module as it begins."""
     _, kv_heads, head_width = decoder.kv_shape
     norm, own = _before_feed_forward(layer), layer.self_attn
+    if begin == "gated":
+        norm = layer.input_layernorm
     heads = own.q_proj.out_features // head_width
     eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", EPS))
-    made = CrossAttention(CrossShape(decoder.width, heads, kv_heads, head_width, states, float(eps)))
+    made = CrossAttention(CrossShape(decoder.width, heads, kv_heads, head_width, states, float(eps)), begin == "gated")
     with torch.no_grad():
         loud = torch.full((decoder.width,), LOUD, dtype=torch.float32, device=decoder.device)
         made.norm.copy_(norm(loud))  # of an even input its weights are left, whether they are kept as w or as w - 1
@@ -123,7 +130,9 @@ def _begun(decoder: Decoder, layer: Any, states: int, copied: bool) -> CrossAtte
         for ours, theirs in ((made.k, own.k_proj.weight), (made.v, own.v_proj.weight)):
             shared = min(states, decoder.width)
             ours[:, :shared] = theirs[:, :shared].to(ours)
-        if copied:
+            if begin == "gated":
+                ours[:, :shared] *= made.norm[:shared]
+        if begin != "zero":
             made.o.copy_(own.o_proj.weight)
     return made.to(decoder.device)
 

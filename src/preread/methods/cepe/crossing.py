@@ -54,9 +54,11 @@ class CrossAttention(nn.Module):
 
     Args:
         shape: its sizes.
+        gated: whether what each head has seen is multiplied by a number of its own, from zero on (Flamingo, arXiv
+            2204.14198, has one for a layer, within a tanh).
     """
 
-    def __init__(self, shape: CrossShape) -> None:
+    def __init__(self, shape: CrossShape, gated: bool = False) -> None:
         super().__init__()
         self.shape = shape
         queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
@@ -65,6 +67,7 @@ class CrossAttention(nn.Module):
         self.k = nn.Parameter(torch.empty(keys, shape.states))
         self.v = nn.Parameter(torch.empty(keys, shape.states))
         self.o = nn.Parameter(torch.zeros(shape.width, queries))
+        self.gate = nn.Parameter(torch.zeros(shape.heads)) if gated else None
         for matrix in (self.q, self.k, self.v):
             nn.init.normal_(matrix, std=shape.width**-0.5)
 
@@ -92,8 +95,10 @@ class CrossAttention(nn.Module):
         # A row that may see nothing would divide by zero: it sees all, and what it saw is dropped.
         seeing = None if mask is None else mask.any(dim=1)
         shown = None if mask is None or seeing is None else (mask | ~seeing[:, None])[:, None, None]
-        attended = attend(query, states, shown).transpose(1, 2).flatten(2)
-        out = F.linear(attended, self.o.to(x.dtype))
+        attended = attend(query, states, shown)
+        if self.gate is not None:
+            attended = attended * self.gate.to(x.dtype)[:, None, None]
+        out = F.linear(attended.transpose(1, 2).flatten(2), self.o.to(x.dtype))
         return out if seeing is None else out * seeing[:, None, None]
 
     def weights(self, x: Tensor, states: Tensor) -> Tensor:

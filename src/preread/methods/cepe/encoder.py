@@ -10,15 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from preread.core.errors import UsageError
 from preread.nn.hf import Decoder
 from preread.nn.lora import Lora, LoraConfig
 
+EPS = 1e-6
+"""Of the norm behind the layers, which is the encoder's own."""
 _numbers = count()
 """Several encoders may sit on one decoder, so each is attached under a name of its own."""
 
@@ -29,12 +33,15 @@ class EncoderConfig:
 
     Args:
         layers: how many of the decoder's layers, from the bottom.
+        attention: whether a chunk's tokens see those behind them, as in the paper; `causal` is what the layers were
+            trained for, and the better without long training (docs/cepe-training.md).
         lora: of the updates.
         chunk: most tokens of a chunk; positions beyond were not trained.
         together: chunks that are encoded at the same time.
     """
 
     layers: int = 6
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
     lora: LoraConfig = LoraConfig(rank=16, alpha=32.0, dropout=0.0)
     chunk: int = 256
     together: int = 16
@@ -107,19 +114,20 @@ class ContextEncoder(nn.Module):
     def _together(self, chunks: Sequence[Tensor]) -> list[Tensor]:
         lengths = [len(chunk) for chunk in chunks]
         ids = nn.utils.rnn.pad_sequence(list(chunks), batch_first=True)
-        mask = self.decoder.open_mask(lengths)
+        mask = self.decoder.open_mask(lengths) if self.config.attention == "bidirectional" else None
         with self.decoder.adapters.use(self.adapter), _bottom(self.decoder.model, self.config.layers):
             states = self.decoder.hidden(self.decoder.embed(ids), mask)
-        gained = states * self.gain.to(states.dtype)
+        gained = F.rms_norm(states, states.shape[-1:], self.gain.to(states.dtype), EPS)
         return [row[:length] for row, length in zip(gained, lengths, strict=True)]
 
 
 @contextmanager
 def _bottom(model: PreTrainedModel, layers: int) -> Iterator[None]:
-    """The model as if it ended after some layers; its last norm follows those."""
-    whole = model.base_model.layers
-    model.base_model.layers = whole[:layers]
+    """The model as if it ended after some layers, without its last norm."""
+    base: Any = model.base_model
+    whole, norm = base.layers, base.norm
+    base.layers, base.norm = whole[:layers], nn.Identity()
     try:
         yield
     finally:
-        model.base_model.layers = whole
+        base.layers, base.norm = whole, norm

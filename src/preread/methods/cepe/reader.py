@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from preread.core.config import build
 from preread.core.errors import FingerprintMismatch, IntegrityError, PrereadError
 from preread.core.types import sha256
-from preread.methods.cepe.attaching import Crossings
+from preread.methods.cepe.attaching import Begin, Crossings
 from preread.methods.cepe.encoder import ContextEncoder, EncoderConfig
 from preread.nn.hf import Decoder
 from preread.nn.lora import compact, digest
@@ -35,14 +35,14 @@ class ReaderConfig:
     Args:
         encoder: of the context encoder.
         layers: of the decoder that attend to its states, counted from 0; None is all, as in the paper.
-        copied: whether the output projections begin as self-attention's, as in the paper, and not as zero.
+        begin: as what the cross-attention begins (`Crossings`).
         order: chunks, counted back from the decoder's text, that have a vector of their own for their place; those
             further away share the last one. 0 marks no order, as in the paper.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     layers: tuple[int, ...] | None = None
-    copied: bool = False
+    begin: Begin = "gated"
     order: int = 0
 
 
@@ -82,7 +82,7 @@ class Reader(nn.Module):
         self.decoder, self.config, self.trained = decoder, config, trained or Trained()
         self.documents: frozenset[str] = frozenset()
         self.encoder = ContextEncoder(decoder, config.encoder)
-        self.crossings = Crossings(decoder, self.encoder.width, config.layers, config.copied)
+        self.crossings = Crossings(decoder, self.encoder.width, config.layers, config.begin)
         self.order = nn.Parameter(torch.zeros(config.order, self.encoder.width, device=decoder.device))
 
     @property
