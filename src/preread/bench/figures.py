@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from preread.core.provenance import commit, device
+from preread.eval.tables import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,16 @@ class Figure:
     def of(id: str, values: Sequence[float], unit: str, recipe: str, command: str, note: str) -> Figure:  # noqa: A002
         """The median of repeated measurements, between the least and the greatest of them."""
         return Figure(id, median(values), min(values), max(values), unit, len(values), recipe, command, note)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A figure of an evaluation, without where it comes from."""
+
+    id: str
+    value: Value
+    unit: str
+    note: str
 
 
 def publish(figures: Iterable[Figure], path: Path) -> None:

@@ -6,10 +6,10 @@ A figure is made only where every task and row that it speaks of was judged as i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 
-from preread.bench.figures import Figure
+from preread.bench.figures import Figure, Made
+from preread.bench.quality_cepe import cepe_figures
 from preread.core.intervals import interval
 from preread.eval.answerers import ANSWERERS
 from preread.eval.pooled import mean_difference, mean_score, pooled_share, records, whole
@@ -38,16 +38,6 @@ NEEDLES = {"needle, fixed": "lloco 30x", "needle, random": "lloco 30x, tuned on 
 WINDOWS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A figure without where it comes from."""
-
-    id: str
-    value: Value
-    unit: str
-    note: str
-
-
 def figures(judged: Sequence[Judged], window: int, recipe: str, command: str, commit: str) -> list[Figure]:
     """Every figure that a run is whole for.
 
@@ -60,6 +50,7 @@ def figures(judged: Sequence[Judged], window: int, recipe: str, command: str, co
     """
     asked = [one for one in judged if one.task.kind == "qa"]
     made = [*_sets_reported(asked), *_gaps(asked), *_tuned(asked), *_studied(asked), *_needles(judged, window)]
+    made += cepe_figures(judged)
     return [
         Figure(
             one.id,

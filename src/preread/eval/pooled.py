@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from math import exp
 from statistics import mean
 
 import numpy as np
@@ -75,6 +76,25 @@ def mean_difference(judged: Sequence[Judged], label: str, other: str) -> Value:
     ]
     low, high = np.quantile(again, ENDS)
     return Value(value, float(low), float(high), count)
+
+
+def perplexity_ratio(over: Sequence[tuple[Judged, str]], under: Sequence[tuple[Judged, str]]) -> Value:
+    """The perplexity of some rows over that of others, on the same targets.
+
+    Args:
+        over: tasks of running text, each with the label of a row.
+        under: as many, each with the same stretches as the one in its place; maybe behind other text.
+    """
+    each = []
+    for (one, row), (other, beside) in zip(over, under, strict=True):
+        others = {(record.unit, record.item): record for record in records(other, beside)}
+        units: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for record in records(one, row):
+            more = record.scores["nll"] - others[record.unit, record.item].scores["nll"]
+            units[record.unit].append((more * record.weight, record.weight))
+        each.append(units)
+    value, low, high = (exp(end) for end in pooled_interval(each))
+    return Value(value, low, high, sum(len(items) for units in each for items in units.values()))
 
 
 def records(judged: Judged, label: str) -> list[Record]:

@@ -26,7 +26,7 @@ WINDOW = 2_048
 class Ralm(RunningText):
     """Windows of text, with passages found by the 256 tokens before what is judged.
 
-    The datastore is the set itself, every document that is judged, in pieces of 256 tokens, and the documents of `also`.
+    The datastore is the set itself, every document that is judged, in pieces of 256 tokens, and what `also` names.
     Of a stretch's own document only what ends before the window counts, so that no judged token, and nothing written
     after it, is ever found. The paper's datastore is of other documents alone, and larger by orders of magnitude.
 
