@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from preread.core.errors import FingerprintMismatch, IntegrityError, ResourceError, UsageError, first_line
+from preread.core.errors import FingerprintMismatch, IntegrityError, UsageError
+from preread.core.folders import replaced
 from preread.core.progress import progress
 from preread.methods.longlora.extension import Extension
 from preread.methods.longlora.objective import MANIFEST
@@ -146,33 +144,3 @@ def expect_free(folder: Path) -> None:
             consequence="Nothing was written, and what is there is untouched.",
             remedy="Choose another folder.",
         )
-
-
-def replaced(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder beside, by a name that nobody gives a copy, and put it in the place of what was there.
-
-    Raises:
-        ResourceError: the disk is full or not writable; what was there is untouched.
-    """
-    folder = folder.resolve()
-    part, old = (folder.with_name(f".{folder.name}.preread-{end}") for end in ("part", "old"))
-    try:
-        shutil.rmtree(part, ignore_errors=True)  # of a killed process
-        part.mkdir(parents=True)
-        write(part)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        part.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise ResourceError(
-            expected=f"room to write {folder}",
-            got=first_line(error),
-            consequence="Nothing was written; what was there is untouched.",
-            remedy="Free some space, or choose a folder on another disk.",
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not folder.exists():  # stopped between the two names
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)

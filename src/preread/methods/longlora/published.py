@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from preread.core.errors import IntegrityError, PrereadError, UsageError, first_line
-from preread.methods.longlora.export import replaced
+from preread.core.folders import replaced
 from preread.methods.longlora.extension import Extension, ExtensionConfig
 from preread.methods.longlora.objective import MANIFEST
 from preread.methods.longlora.parts import norms, table_path
+from preread.models.pickles import tensors
 from preread.nn import lora as peft
 from preread.nn.hf import Decoder
 from preread.nn.rope import Linear
@@ -112,9 +109,9 @@ def base_of(source: Path) -> str:
 def _read(source: Path, decoder: Decoder) -> tuple[Extension, int]:
     """The extension, and how many rows of its table the decoder has not."""
     raw = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
-    whole = {name.removeprefix(peft.PEFT_PREFIX): tensor for name, tensor in _tensors(source / WHOLE).items()}
+    whole = {name.removeprefix(peft.PEFT_PREFIX): tensor for name, tensor in tensors(source / WHOLE).items()}
     adapter = next((source / name for name in ADAPTERS if (source / name).is_file()), source / ADAPTERS[0])
-    matrices = load_file(adapter) if adapter.suffix == ".safetensors" else _tensors(adapter)
+    matrices = load_file(adapter) if adapter.suffix == ".safetensors" else tensors(adapter)
     table = f"{table_path(decoder.model)}.weight"
     config = ExtensionConfig(
         peft.shape({**raw, "modules_to_save": None}),
@@ -132,24 +129,6 @@ def _read(source: Path, decoder: Decoder) -> tuple[Extension, int]:
         peft.fill(master, name, whole)
     peft.expect_none({**matrices, **whole})
     return extension, dropped
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle, by name; mapped from the file, so that what it claims to hold costs no memory.
-
-    Raises:
-        IntegrityError: it asks for anything else.
-    """
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        # torch's own words go on to say how to run such a file, which nobody should.
-        raise _damaged(file.parent, f"{file.name}, a pickle that asks for more than tensors, or is damaged") from error
-    except Exception as error:  # damage shows in as many ways as there are bytes
-        raise _damaged(file.parent, f"{file.name}, which is missing, damaged or no archive of tensors") from error
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise _damaged(file.parent, f"{file.name}, which holds other things than tensors")
-    return {str(name): tensor for name, tensor in found.items()}
 
 
 def _damaged(folder: Path, got: str) -> IntegrityError:
