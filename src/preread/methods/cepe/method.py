@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from operator import attrgetter
@@ -26,7 +27,9 @@ from preread.core.trained import trained_for
 from preread.core.types import Passage, Prompt, Scope, Turn, sha256
 from preread.methods.cepe.kept import Kept, kept, restored
 from preread.methods.cepe.moving import shares
+from preread.methods.cepe.objective import STAGES
 from preread.methods.cepe.reader import Reader, ReaderConfig
+from preread.nn.activations import Levers, frugal
 from preread.nn.answering import adapter_objective
 from preread.nn.hf import Decoder
 
@@ -44,6 +47,7 @@ class Cepe(Method):
             or the one that ships for it, or else starts an untrained one.
         fresh: start an untrained one even where one ships, as a training recipe does.
         shape: shape of an untrained reader.
+        levers: how a training saves memory.
     """
 
     name: ClassVar[str] = "cepe"
@@ -52,6 +56,7 @@ class Cepe(Method):
     weights: Path | None = None
     fresh: bool = False
     shape: ReaderConfig = ReaderConfig()
+    levers: Levers = Levers("none")
 
     def __post_init__(self) -> None:
         if self.moved < 0:
@@ -87,8 +92,8 @@ class CepeHandle(Handle):
 
     def __init__(self, method: Cepe, decoder: Decoder, reader: Reader) -> None:
         self.method, self.decoder, self.reader = method, decoder, reader
-        self._weights = reader.hash
-        reader.crossings.to(decoder.dtype)  # what a layer computes in, and not anew for every token
+        self._weights, self._training = reader.hash, ExitStack()
+        reader.round_to(decoder.dtype)  # what a layer computes in, and not anew for every token
         reader.attach()
 
     @property
@@ -123,8 +128,8 @@ class CepeHandle(Handle):
         pieces = map(attrgetter("ids"), passages)
         if scope == "document":
             pieces = map(tuple, [chain.from_iterable(pieces)])
-        while some := list(islice(pieces, encoder.config.together)):
-            chunks = [torch.split(torch.tensor(ids), encoder.config.chunk) for ids in some]
+        while some := list(islice(pieces, encoder.together)):
+            chunks = [torch.split(torch.tensor(ids), encoder.chunk) for ids in some]
             states = iter(encoder(list(chain.from_iterable(chunks))))
             for ids, parts in zip(some, chunks, strict=True):
                 yield self._memory(ids, [next(states) for _ in parts], scope)
@@ -155,11 +160,27 @@ class CepeHandle(Handle):
         return {number: found[number] for number in most}
 
     def objective(self, stage: str, **settings: Any) -> Objective:
-        """`adapter` trains a LoRA that answers from what the reader sees."""
-        return adapter_objective(self.decoder, stage, settings)
+        """`copy`, `lm` and `distil` train the reader (`objective`), `adapter` a LoRA that answers from what it sees.
+
+        Raises:
+            UsageError: another stage.
+        """
+        if stage == "adapter":
+            return adapter_objective(self.decoder, stage, settings)
+        if stage not in STAGES:
+            raise UsageError(
+                expected=f"stage {', '.join(STAGES)} or adapter",
+                got=stage,
+                consequence="Nothing was trained.",
+                remedy="Choose one of them.",
+            )
+        self._training.close()  # of the phase before
+        self._training.enter_context(frugal(self.decoder.model, self.method.levers, self.decoder.acting))
+        return STAGES[stage](self.reader, self._training.close, **settings)
 
     def detach(self) -> None:
         """Take the reader off the decoder."""
+        self._training.close()
         self.reader.detach()
 
     def _beside(self, memories: Sequence[Memory]) -> dict[str, Any]:

@@ -1,0 +1,200 @@
+"""The stages of a reader: cross-entropy of text with its context beside it; the decoder is frozen.
+
+Source: CEPE, arXiv 2402.16617, sections 3.2 and 3.3:
+
+- `copy`, the warm-up: the text is the context itself;
+- `lm`, the main stage: the text is what follows the context, and of some batches a part of the context is hidden;
+- `distil`, CEPED's: the same with KL to the decoder that reads context and text itself.
+
+Where we differ: the teacher is computed on the spot, its k likeliest tokens and the rest as one, where the authors keep
+the 50 likeliest of every position on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from preread.core.errors import UsageError
+from preread.core.method import Objective
+from preread.core.types import TextBatch
+from preread.methods.cepe.reader import Reader
+from preread.nn.beside import Context
+from preread.nn.losses import TopK, answer_losses, teach
+
+Part = Literal["gates", "crossings", "encoder"]
+HIDDEN, WHOLE = 0.3, 0.1
+"""Share of the batches whose context is partly hidden, and of those the share with all of it hidden (the paper's)."""
+
+
+class ReadObjective(Objective):
+    """Loss term `lm`: the text behind its context.
+
+    Args:
+        reader: what trains.
+        finish: undoes, once the training is over, what the handle put in force for it alone.
+        near: tokens at the end of each window that the decoder reads itself; those before are the context.
+        trains: which parts: `gates`, the numbers that heads are multiplied by; `crossings`, all else of the
+            cross-attention and the order of chunks; `encoder`.
+        hidden: share of the batches of whose context a part cannot be seen.
+
+    Raises:
+        UsageError: nothing trains, or something that the reader does not have.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        finish: Callable[[], object],
+        near: int = 512,
+        trains: tuple[Part, ...] = get_args(Part),
+        hidden: float = HIDDEN,
+    ) -> None:
+        super().__init__()
+        self.reader, self.finish, self.near, self.hidden = reader, finish, near, hidden
+        reader.float().requires_grad_(False)
+        for part in trains:
+            for parameter in _parameters(reader, part):
+                parameter.requires_grad_(True)
+        if not self.trainable():
+            raise _senseless("parts that this reader has, in `trains`", ", ".join(trains) or "none")
+        self.train()
+
+    def forward(self, batch: TextBatch) -> dict[str, Tensor]:
+        """Loss terms by name.
+
+        Raises:
+            UsageError: the windows hold no context.
+        """
+        context, text = self._divided(batch.ids)
+        return self._terms(batch, self._states(context, batch.seed), text)
+
+    def settle(self) -> None:
+        """As `Reader.settle`."""
+        self.reader.settle()
+        self.eval()
+        self.finish()
+
+    def save(self, folder: Path, training: Mapping[str, Any]) -> None:
+        """Write the reader with what it was trained for."""
+        before, reader = self.reader.trained, self.reader
+        tokens = before.tokens + int(training.get("tokens", 0))
+        states = max(before.states, int(training.get("window", 0)) - self.near)
+        reader.trained = replace(before, states=states, tokens=tokens, note="")
+        reader.documents = frozenset({*reader.documents, *training.get("documents", ())})
+        reader.save(folder, {**training, "documents": sorted(reader.documents)})
+
+    def load(self, folder: Path) -> None:
+        """As `Objective.load`."""
+        before = Reader.load(folder, self.reader.decoder)
+        if before.config != self.reader.config:
+            raise UsageError(
+                expected=f"a reader of the shape {self.reader.config}",
+                got=f"{before.config} in {folder}",
+                consequence="Nothing was trained.",
+                remedy="Keep `settings.shape` as it was, or start afresh.",
+            )
+        self.reader.load_state_dict(before.state_dict())
+        self.reader.trained, self.reader.documents = before.trained, before.documents
+
+    def _divided(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T] windows as context [B, N] and text [B, T - N]."""
+        if not 1 < self.near < ids.shape[1]:
+            raise _senseless(f"`near` from 2 to below the window of {ids.shape[1]}", str(self.near))
+        return ids[:, : -self.near], ids[:, -self.near :]
+
+    def _terms(self, batch: TextBatch, context: Context, text: Tensor) -> dict[str, Tensor]:  # noqa: ARG002 for the others
+        return {"lm": self._losses(context, text)[0]}
+
+    def _states(self, context: Tensor, seed: int) -> Context:
+        """The encoder's states of each row's chunks, of which some cannot be seen."""
+        chunks = [torch.split(row, self.reader.encoder.chunk) for row in context]
+        states = iter(self.reader.encoder([chunk for row in chunks for chunk in row]))
+        joined = torch.stack([self.reader.joined([next(states) for _ in row]) for row in chunks])
+        return Context(joined, self._seen(joined, seed))
+
+    def _seen(self, states: Tensor, seed: int) -> Tensor | None:
+        """[B, N], False for the suffix of a row that is hidden; None where nothing is."""
+        generator = torch.Generator().manual_seed(seed)
+        rows, count = states.shape[:2]
+        hides, whole, share = (torch.rand(rows, generator=generator) for _ in range(3))
+        shown = torch.where(whole < WHOLE, 0.0, share) * count
+        shown = torch.where(hides < self.hidden, shown.floor(), float(count))
+        if bool((shown == count).all()):
+            return None
+        return (torch.arange(count) < shown[:, None]).to(states.device)
+
+    def _losses(self, context: Context, text: Tensor, taught: TopK | None = None) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and KL of [B, T] text with the context beside it, over all that stands behind something."""
+        decoder = self.reader.decoder
+        with decoder.adapters.use(None), decoder.beside.use({self.reader.crossings.name: context}):
+            states = decoder.hidden(decoder.embed(self._led(text)))
+        return answer_losses(decoder.logits, self._predicting(states, text), self._judged(text).flatten(), taught)
+
+    def _led(self, text: Tensor) -> Tensor:
+        """[B, lead + T]: behind the decoder's start token, as a prompt is."""
+        return torch.cat([self.reader.decoder.start_ids.expand(len(text), -1), text], 1)
+
+    def _judged(self, text: Tensor) -> Tensor:
+        """[B, T'] the tokens that something predicts: all but the first where nothing leads."""
+        return text[:, 1 - min(1, len(self.reader.decoder.start_ids)) :].to(self.reader.decoder.device)
+
+    def _predicting(self, states: Tensor, text: Tensor) -> Tensor:
+        """[B * T', D] the states before the judged tokens, of the states of rows that end with the text."""
+        return states[:, -self._judged(text).shape[1] - 1 : -1].flatten(0, 1)
+
+
+class CopyObjective(ReadObjective):
+    """Loss term `copy`: the last `near` tokens of a window, with themselves beside them."""
+
+    def _divided(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        text = ids[:, -self.near :]
+        return text, text
+
+    def _terms(self, batch: TextBatch, context: Context, text: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        return {"copy": self._losses(context, text)[0]}
+
+
+class DistilObjective(ReadObjective):
+    """Loss terms `lm` and `distil`, KL to the decoder that reads the whole window (CEPED: cross-entropy + 2 KL).
+
+    Args:
+        weight: of the KL.
+        top_k: how much of the teacher's distribution is used.
+    """
+
+    def __init__(
+        self, reader: Reader, finish: Callable[[], object], weight: float = 2.0, top_k: int = 50, **settings: Any
+    ) -> None:
+        super().__init__(reader, finish, **settings)
+        self.weight, self.top_k = weight, top_k
+
+    def _terms(self, batch: TextBatch, context: Context, text: Tensor) -> dict[str, Tensor]:
+        decoder = self.reader.decoder
+        with torch.no_grad(), decoder.adapters.use(None), decoder.beside.use({}):
+            states = decoder.hidden(decoder.embed(self._led(batch.ids)))
+        taught = teach(decoder.logits, self._predicting(states, text), self.top_k)
+        lm, distil = self._losses(context, text, taught)
+        return {"lm": lm, "distil": self.weight * distil}
+
+
+STAGES: Mapping[str, type[ReadObjective]] = {"copy": CopyObjective, "lm": ReadObjective, "distil": DistilObjective}
+
+
+def _parameters(reader: Reader, part: Part) -> list[torch.nn.Parameter]:
+    named = dict(reader.named_parameters())
+    if part == "encoder":
+        return [value for name, value in named.items() if name.startswith("encoder.")]
+    gates = {name for name in named if name.endswith(".gate")}
+    if part == "gates":
+        return [named[name] for name in sorted(gates)]
+    return [value for name, value in named.items() if name not in gates and not name.startswith("encoder.")]
+
+
+def _senseless(expected: str, got: str) -> UsageError:
+    return UsageError(expected, got, "Nothing was trained.", "Correct `objective` in the recipe.")
