@@ -6,6 +6,7 @@ ways, with low-rank updates that act only here: the same tokens, no second set o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,45 +48,18 @@ class EncoderConfig:
     together: int = 16
 
 
-class ContextEncoder(nn.Module):
-    """The bottom of a decoder, looking both ways; its width of states, S, is the decoder's D.
+class Encoder(nn.Module, ABC):
+    """What reads chunks, each alone and at positions of its own from 0 on, to states that a decoder can attend to.
 
-    Args:
-        decoder: whose layers are used; nothing is attached until `attach`.
-        config: its shape.
-
-    Raises:
-        UsageError: the decoder has not as many layers.
+    Attributes:
+        chunk: most tokens of a chunk.
+        together: chunks that are encoded at the same time.
+        width: S, of a state.
     """
 
-    def __init__(self, decoder: Decoder, config: EncoderConfig) -> None:
-        super().__init__()
-        self.decoder, self.config = decoder, config
-        self.adapter = f"cepe/encoder/{next(_numbers)}"
-        layers = decoder.model.base_model.layers
-        if not 0 < config.layers <= len(layers) or config.chunk < 1 or config.together < 1:
-            raise UsageError(
-                expected=f"1 to {len(layers)} layers, and chunks of at least 1 token, at least 1 at a time",
-                got=f"layers: {config.layers}, chunk: {config.chunk}, together: {config.together}",
-                consequence="No encoder was made.",
-                remedy="Correct `encoder`.",
-            )
-        used = {id(module) for layer in layers[: config.layers] for module in layer.modules()}
-        self.lora = Lora(config.lora, {n: layer for n, layer in decoder.projections.items() if id(layer) in used})
-        self.gain = nn.Parameter(torch.ones(decoder.width, device=decoder.device))
-
-    @property
-    def width(self) -> int:
-        """S."""
-        return self.decoder.width
-
-    def attach(self) -> None:
-        """Make the updates available to the decoder; they act only inside `forward`."""
-        self.decoder.adapters.add(self.adapter, self.lora)
-
-    def detach(self) -> None:
-        """Take the updates off the decoder."""
-        self.decoder.adapters.remove(self.adapter)
+    chunk: int
+    together: int
+    width: int
 
     def forward(self, chunks: Sequence[Tensor]) -> list[Tensor]:
         """States of each chunk, which hang on nothing outside of it.
@@ -99,17 +73,66 @@ class ContextEncoder(nn.Module):
         Raises:
             UsageError: a chunk is longer.
         """
-        if (longest := max(map(len, chunks), default=0)) > self.config.chunk:
+        if (longest := max(map(len, chunks), default=0)) > self.chunk:
             raise UsageError(
-                expected=f"chunks of at most {self.config.chunk} tokens",
+                expected=f"chunks of at most {self.chunk} tokens",
                 got=f"one of {longest}",
                 consequence="Nothing was encoded.",
                 remedy="Cut the text into shorter passages.",
             )
         states: list[Tensor] = []
-        for first in range(0, len(chunks), self.config.together):
-            states += self._together(chunks[first : first + self.config.together])
+        for first in range(0, len(chunks), self.together):
+            states += self._together(chunks[first : first + self.together])
         return states
+
+    @abstractmethod
+    def attach(self) -> None:
+        """Put on the decoder what acts on it inside `forward`."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Take it off; a second call does nothing."""
+
+    @abstractmethod
+    def _together(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+        """[T, S] of each of a few chunks."""
+
+
+class ContextEncoder(Encoder):
+    """The bottom of a decoder, looking both ways; its width of states, S, is the decoder's D.
+
+    Args:
+        decoder: whose layers are used; nothing is attached until `attach`.
+        config: its shape.
+
+    Raises:
+        UsageError: the decoder has not as many layers.
+    """
+
+    def __init__(self, decoder: Decoder, config: EncoderConfig) -> None:
+        super().__init__()
+        self.decoder, self.config = decoder, config
+        self.chunk, self.together, self.width = config.chunk, config.together, decoder.width
+        self.adapter = f"cepe/encoder/{next(_numbers)}"
+        layers = decoder.model.base_model.layers
+        if not 0 < config.layers <= len(layers) or config.chunk < 1 or config.together < 1:
+            raise UsageError(
+                expected=f"1 to {len(layers)} layers, and chunks of at least 1 token, at least 1 at a time",
+                got=f"layers: {config.layers}, chunk: {config.chunk}, together: {config.together}",
+                consequence="No encoder was made.",
+                remedy="Correct `encoder`.",
+            )
+        used = {id(module) for layer in layers[: config.layers] for module in layer.modules()}
+        self.lora = Lora(config.lora, {n: layer for n, layer in decoder.projections.items() if id(layer) in used})
+        self.gain = nn.Parameter(torch.ones(decoder.width, device=decoder.device))
+
+    def attach(self) -> None:
+        """Make the updates available to the decoder; they act only inside `forward`."""
+        self.decoder.adapters.add(self.adapter, self.lora)
+
+    def detach(self) -> None:
+        """Take the updates off the decoder."""
+        self.decoder.adapters.remove(self.adapter)
 
     def _together(self, chunks: Sequence[Tensor]) -> list[Tensor]:
         lengths = [len(chunk) for chunk in chunks]

@@ -21,7 +21,8 @@ from preread.core.config import build
 from preread.core.errors import FingerprintMismatch, IntegrityError, PrereadError
 from preread.core.types import sha256
 from preread.methods.cepe.attaching import Begin, Crossings
-from preread.methods.cepe.encoder import ContextEncoder, EncoderConfig
+from preread.methods.cepe.encoder import ContextEncoder, Encoder, EncoderConfig
+from preread.methods.cepe.own import OwnEncoder, OwnEncoderConfig
 from preread.nn.hf import Decoder
 from preread.nn.lora import compact, digest
 
@@ -33,7 +34,8 @@ class ReaderConfig:
     """Shape of a reader.
 
     Args:
-        encoder: of the context encoder.
+        encoder: of the context encoder, where it is the decoder's bottom.
+        own: of a context encoder of its own, as in the paper, which then is the one; `encoder` says nothing.
         layers: of the decoder that attend to its states, counted from 0; None is all, as in the paper.
         begin: as what the cross-attention begins (`Crossings`).
         order: chunks, counted back from the decoder's text, that have a vector of their own for their place; those
@@ -41,6 +43,7 @@ class ReaderConfig:
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    own: OwnEncoderConfig | None = None
     layers: tuple[int, ...] | None = None
     begin: Begin = "gated"
     order: int = 0
@@ -81,14 +84,17 @@ class Reader(nn.Module):
         super().__init__()
         self.decoder, self.config, self.trained = decoder, config, trained or Trained()
         self.documents: frozenset[str] = frozenset()
-        self.encoder = ContextEncoder(decoder, config.encoder)
+        self.encoder: Encoder = (
+            OwnEncoder(decoder, config.own) if config.own else ContextEncoder(decoder, config.encoder)
+        )
         self.crossings = Crossings(decoder, self.encoder.width, config.layers, config.begin)
         self.order = nn.Parameter(torch.zeros(config.order, self.encoder.width, device=decoder.device))
 
     @property
     def hash(self) -> str:
         """Hex SHA-256 of its shape and of every number of it."""
-        return sha256(json.dumps(asdict(self.config), sort_keys=True), digest(self))
+        shape = {name: value for name, value in asdict(self.config).items() if name != "own" or value}
+        return sha256(json.dumps(shape, sort_keys=True), digest(self))  # without an encoder of its own as ever
 
     def attach(self) -> None:
         """Put it on the decoder."""
@@ -110,6 +116,11 @@ class Reader(nn.Module):
         away = torch.arange(len(chunks) - 1, -1, -1).clamp_max(self.config.order - 1)
         places = away.repeat_interleave(torch.tensor([len(chunk) for chunk in chunks]))
         return together + self.order.to(together)[places.to(together.device)]
+
+    def round_to(self, dtype: torch.dtype) -> None:
+        """Compute in a dtype; what turns positions stays in float32."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
 
     def settle(self) -> None:
         """Round it as its file holds it, in bfloat16, and let nothing of it train."""
