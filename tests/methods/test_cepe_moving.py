@@ -18,7 +18,7 @@ from preread.methods.text import Text
 from preread.nn.beside import Context
 from preread.nn.reading import read
 
-SHAPE = ReaderConfig(encoder=EncoderConfig(layers=1))
+SHAPE = ReaderConfig(encoder=EncoderConfig(layers=1), begin="gated")
 QUESTION = "Who slept?"
 SIZES = (5, 3, 9, 2, 7)
 
@@ -74,14 +74,14 @@ def test_shares_are_the_mean_over_layers_heads_and_the_positions_of_the_question
     expected = []
     for start, stop in pairwise(borders):
         each = [
-            float(module.weights(x, prompt.states)[head, place, start:stop].sum())
+            float(module.gate[head].abs() * module.weights(x, prompt.states)[head, place, start:stop].sum())
             for module, x in seen.items()
             for head in range(module.shape.heads)
             for place in range(prompt.shared, len(prompt))
         ]
-        expected.append(sum(each) / len(each))
+        expected.append(sum(each))
     found = shares(decoder, crossings, prompt, SIZES)
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert found == pytest.approx([one / sum(expected) for one in expected], abs=1e-6)
     assert sum(found) == pytest.approx(1)
     assert not any(module._forward_pre_hooks for module in crossings.modules_by_layer.values())
 
@@ -93,6 +93,23 @@ def test_who_is_deaf_attends_evenly(handle, decoder):
             module.q.zero_()
     found = shares(decoder, handle.reader.crossings, handle.prompt(QUESTION, memories), SIZES)
     assert found == pytest.approx([size / sum(SIZES) for size in SIZES])
+
+
+def test_a_head_counts_by_its_gate_and_behind_closed_ones_nothing_moves(decoder):
+    with Cepe(fresh=True, shape=SHAPE).attach(decoder) as handle:
+        memories = list(handle.encode(passages(decoder)))
+        prompt, crossings = handle.prompt(QUESTION, memories), handle.reader.crossings
+        assert shares(decoder, crossings, prompt, SIZES) == [0.0] * len(SIZES)
+        assert handle.moving(prompt, memories) == {}
+        found = []
+        for gates in ((0.5, 0.0), (0.0, -0.5), (0.5, -0.5)):
+            for module in crossings.modules_by_layer.values():
+                module.gate.zero_()
+                module.gate[:2] = torch.tensor(gates)
+                module.o.zero_()  # what is seen changes nothing, so that both heads look from where they looked alone
+            found.append(torch.tensor(shares(decoder, crossings, prompt, SIZES)))
+        torch.testing.assert_close(found[2], (found[0] + found[1]) / 2)
+        assert (found[0] - found[1]).abs().max() > 1e-4
 
 
 def test_the_largest_shares_move_and_what_is_text_already_does_not(handle, decoder):

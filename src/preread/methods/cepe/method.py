@@ -156,7 +156,8 @@ class CepeHandle(Handle):
             return {}
         sizes = [len(memories[number].tensors["states"]) for number in numbers]
         found = dict(zip(numbers, shares(self.decoder, self.reader.crossings, prompt, sizes), strict=True))
-        most = sorted(found, key=lambda number: -found[number])[: self.method.moved]
+        attended = [number for number in found if found[number]]
+        most = sorted(attended, key=lambda number: -found[number])[: self.method.moved]
         return {number: found[number] for number in most}
 
     def objective(self, stage: str, **settings: Any) -> Objective:

@@ -34,7 +34,8 @@ def shares(decoder: Decoder, crossings: Crossings, prompt: Prompt, sizes: Sequen
         sizes: states of each memory, in order; together the prompt's.
 
     Returns:
-        A share for each memory, the mean over layers, heads and positions; together 1.
+        A share for each memory, the mean over layers, heads and positions, a gated head counting by its gate; together
+        1, or all 0 where every gate is closed.
     """
     assert prompt.states is not None
     assert sum(sizes) == len(prompt.states), "every state is of some memory"
@@ -44,7 +45,8 @@ def shares(decoder: Decoder, crossings: Crossings, prompt: Prompt, sizes: Sequen
         assert isinstance(module, CrossAttention)
         x, context = given
         for some in torch.split(x[0, prompt.shared :], AT_ONCE):
-            mass.add_(module.weights(some, context.states[0]).sum((0, 1)))
+            seen = module.weights(some, context.states[0]).sum(1)
+            mass.add_(seen.sum(0) if module.gate is None else module.gate.float().abs() @ seen)
 
     with decoder.adapters.use(prompt.adapter):  # whose turn it is: nobody else reads while hooks listen
         hooks = [module.register_forward_pre_hook(listen) for module in crossings.modules_by_layer.values()]
@@ -53,4 +55,5 @@ def shares(decoder: Decoder, crossings: Crossings, prompt: Prompt, sizes: Sequen
         finally:
             for hook in hooks:
                 hook.remove()
-    return [float(own.sum()) for own in torch.split(mass / mass.sum(), list(sizes))]
+    whole = mass.sum().clamp_min(torch.finfo(mass.dtype).tiny)
+    return [float(own.sum()) for own in torch.split(mass / whole, list(sizes))]
