@@ -104,3 +104,4 @@ def test_what_it_cannot_read_is_refused(tiny_decoder):
     for config in (EncoderConfig(0), EncoderConfig(3), EncoderConfig(1, chunk=0), EncoderConfig(1, together=0)):
         with pytest.raises(UsageError, match="1 to 2 layers"):
             ContextEncoder(decoder, config)
+    assert ContextEncoder(decoder, EncoderConfig()).layers == 2, "a small decoder's are all taken where none are told"

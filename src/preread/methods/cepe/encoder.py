@@ -24,6 +24,8 @@ from preread.nn.lora import Lora, LoraConfig
 
 EPS = 1e-6
 """Of the norm behind the layers, which is the encoder's own."""
+BOTTOM = 6
+"""Layers where none are told."""
 _numbers = count()
 """Several encoders may sit on one decoder, so each is attached under a name of its own."""
 
@@ -33,7 +35,7 @@ class EncoderConfig:
     """Shape of the encoder.
 
     Args:
-        layers: how many of the decoder's layers, from the bottom.
+        layers: how many of the decoder's layers, from the bottom; None is 6, or all of a decoder that has fewer.
         attention: whether a chunk's tokens see those behind them, as in the paper; `causal` is what the layers were
             trained for, and the better without long training (docs/cepe-training.md).
         lora: of the updates.
@@ -41,7 +43,7 @@ class EncoderConfig:
         together: chunks that are encoded at the same time.
     """
 
-    layers: int = 6
+    layers: int | None = None
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     lora: LoraConfig = LoraConfig(rank=16, alpha=32.0, dropout=0.0)
     chunk: int = 256
@@ -115,14 +117,15 @@ class ContextEncoder(Encoder):
         self.chunk, self.together, self.width = config.chunk, config.together, decoder.width
         self.adapter = f"cepe/encoder/{next(_numbers)}"
         layers = decoder.model.base_model.layers
-        if not 0 < config.layers <= len(layers) or config.chunk < 1 or config.together < 1:
+        self.layers = min(BOTTOM, len(layers)) if config.layers is None else config.layers
+        if not 0 < self.layers <= len(layers) or config.chunk < 1 or config.together < 1:
             raise UsageError(
                 expected=f"1 to {len(layers)} layers, and chunks of at least 1 token, at least 1 at a time",
-                got=f"layers: {config.layers}, chunk: {config.chunk}, together: {config.together}",
+                got=f"layers: {self.layers}, chunk: {config.chunk}, together: {config.together}",
                 consequence="No encoder was made.",
                 remedy="Correct `encoder`.",
             )
-        used = {id(module) for layer in layers[: config.layers] for module in layer.modules()}
+        used = {id(module) for layer in layers[: self.layers] for module in layer.modules()}
         self.lora = Lora(config.lora, {n: layer for n, layer in decoder.projections.items() if id(layer) in used})
         self.gain = nn.Parameter(torch.ones(decoder.width, device=decoder.device))
 
@@ -138,7 +141,7 @@ class ContextEncoder(Encoder):
         lengths = [len(chunk) for chunk in chunks]
         ids = nn.utils.rnn.pad_sequence(list(chunks), batch_first=True)
         mask = self.decoder.open_mask(lengths) if self.config.attention == "bidirectional" else None
-        with self.decoder.adapters.use(self.adapter), _bottom(self.decoder.model, self.config.layers):
+        with self.decoder.adapters.use(self.adapter), _bottom(self.decoder.model, self.layers):
             states = self.decoder.hidden(self.decoder.embed(ids), mask)
         gained = F.rms_norm(states, states.shape[-1:], self.gain.to(states.dtype), EPS)
         return [row[:length] for row, length in zip(gained, lengths, strict=True)]
