@@ -62,3 +62,22 @@ def convert_longlora(
     if export:
         say(f"exported to {export_trained(out, export, name)}")
     emit(found, json_, lambda made: f"{made.folder}: {made.base} to {made.length} positions")
+
+
+@models_app.command(name="convert-cepe")
+def convert_cepe(
+    source: Annotated[Path, typer.Argument(help="Folder of a published CEPE or CEPED checkpoint, pickles and all.")],
+    out: Annotated[Path, typer.Option(help="New folder for the reader, in safetensors.")],
+    model: Annotated[str, typer.Option(help="The base model that it was trained with, which its files do not name.")],
+    states: Annotated[int, typer.Option(help="States that a row attended to in training; CEPED's were 2048.")] = 4096,
+    json_: JsonOption = False,
+) -> None:
+    """Convert a published CEPE checkpoint (encoder and cross-attention), once; no code in it is run.
+
+    Example: preread models convert-cepe CEPE-LLaMA-2-7B --model meta-llama/Llama-2-7b-hf --out cepe-llama-2
+    """
+    from preread.methods.cepe import published
+    from preread.models.loading import load
+
+    found = published.convert(source, out, load(model, device="cpu"), states)
+    emit(found, json_, lambda made: f"{made.folder}: {made.parameters:,} parameters beside {made.base}")
