@@ -363,7 +363,15 @@ def test_what_cannot_be_tuned_is_refused_when_the_recipe_is_read(changes, said):
         tuned(**changes)
 
 
-def test_a_changed_decoder_is_not_tuned(kit):
-    row = tuned(of={"kind": "stretched", "rule": "ntk", "factor": 2.0}).on(Qa("tales"))
+@pytest.mark.parametrize(
+    "of",
+    [
+        {"kind": "stretched", "rule": "ntk", "factor": 2.0},
+        {"kind": "memory", "method": "cepe", "settings": {"moved": 0, "fresh": True}},
+    ],
+    ids=["stretched", "states beside it"],
+)
+def test_a_changed_decoder_is_not_tuned(kit, of):
+    row = tuned(of=of).on(Qa("tales"))
     with pytest.raises(UsageError, match="leaves the decoder as it is"):
         row.ready(kit)

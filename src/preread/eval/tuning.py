@@ -200,12 +200,13 @@ class Lessons:
 
     def _prompts(self, answerer: Prompted, case: Case) -> list[Prompt]:
         with answerer.laid(self.kit, case, case.items) as layout:
-            if layout.decoder is not self.kit.decoder:
+            attached = any(prompt.reader for prompt in layout.prompts)  # lessons outlast this block
+            if attached or layout.decoder is not self.kit.decoder:
                 raise UsageError(
                     expected="an answerer that leaves the decoder as it is, to be tuned",
                     got=answerer.label,
                     consequence="Nothing was trained or judged.",
-                    remedy="Tune the full text inside the window, a shortened one or a memory.",
+                    remedy="Tune the full text inside the window, a shortened one or a memory that stands in it.",
                 )
             return _kept(layout.prompts)
 
