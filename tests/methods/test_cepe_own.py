@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from preread.core.errors import IntegrityError, UsageError
 from preread.methods.cepe.own import OwnEncoder, OwnEncoderConfig
 from preread.methods.cepe.reader import Reader, ReaderConfig, Trained
+from preread.models.hollow import hollow
 
 SHAPE = OwnEncoderConfig(vocabulary=400, width=24, layers=2, heads=4, kv_heads=2, inner=32, chunk=32, together=3)
 LENGTHS = (11, 1, 32, 7, 20)
@@ -69,6 +71,11 @@ def test_a_reader_of_one_is_kept_and_computes_in_another_dtype(tiny_decoder, tmp
     (tmp_path / "reader" / "reader.safetensors").write_bytes(b"")
     with pytest.raises(IntegrityError):
         Reader.load(tmp_path / "reader", decoder)
+
+
+def test_the_defaults_are_the_papers():
+    encoder = OwnEncoder(hollow(LlamaConfig(num_hidden_layers=1)), OwnEncoderConfig())
+    assert round(sum(parameter.numel() for parameter in encoder.parameters()) / 1e6) == 435
 
 
 WRONG = ({"vocabulary": 392}, {"heads": 5}, {"kv_heads": 3}, {"layers": 0}, {"chunk": 0}, {"together": 0})

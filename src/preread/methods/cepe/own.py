@@ -70,20 +70,20 @@ class OwnEncoder(Encoder):
                 consequence="No encoder was made.",
                 remedy="Correct `own`.",
             )
-        self.model = LlamaModel(
-            LlamaConfig(
-                vocab_size=config.vocabulary,
-                hidden_size=config.width,
-                intermediate_size=config.inner,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                num_key_value_heads=config.kv_heads,
-                rms_norm_eps=config.eps,
-                rope_parameters={"rope_type": "default", "rope_theta": config.base},
-                max_position_embeddings=config.chunk,
-                attn_implementation="sdpa",  # takes the mask below as it is
-            )
-        ).to(decoder.device)
+        shape = LlamaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.inner,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            rms_norm_eps=config.eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.base},
+            max_position_embeddings=config.chunk,
+            attn_implementation="sdpa",  # takes the mask below as it is
+        )
+        with decoder.device:
+            self.model = LlamaModel(shape)
 
     def attach(self) -> None:
         """Nothing of it sits on the decoder."""
