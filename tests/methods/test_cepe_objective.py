@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from preread.core.errors import UsageError
 from preread.core.types import Prompt, TextBatch
 from preread.methods.cepe.encoder import EncoderConfig
-from preread.methods.cepe.method import Cepe
-from preread.methods.cepe.objective import STAGES
+from preread.methods.cepe.method import STAGES, Cepe
 from preread.methods.cepe.reader import ReaderConfig
 from preread.nn.activations import Levers
 from preread.nn.lora import LoraConfig
 from preread.nn.reading import read
 
 SHAPE = ReaderConfig(EncoderConfig(1, lora=LoraConfig(rank=4, dropout=0.0), chunk=8), order=3)
-TERMS = {"copy": {"copy"}, "lm": {"lm"}, "distil": {"lm", "distil"}}
+TERMS = {"copy": {"copy"}, "lm": {"lm"}, "recall": {"pairs", "verbatim"}, "distil": {"lm", "distil"}}
 PARTS = ("gates", "crossings", "encoder")
 
 
@@ -84,11 +85,11 @@ def test_what_is_hidden_is_not_seen(handle):
 
 
 def _seen(objective, seed):
-    return objective._seen(torch.zeros(1, 32, 4), seed)
+    return objective._seen([32], seed, torch.device("cpu"))
 
 
 def test_a_third_of_the_contexts_is_partly_hidden(handle):
-    seen = [handle.objective("lm")._seen(torch.zeros(1, 100, 4), seed) for seed in range(2000)]
+    seen = [handle.objective("lm")._seen([100], seed, torch.device("cpu")) for seed in range(2000)]
     counts = [int(one.sum()) for one in seen if one is not None]
     assert 0.27 < len(counts) / len(seen) < 0.33
     assert 0.06 < sum(count == 0 for count in counts) / len(counts) < 0.16
@@ -142,13 +143,36 @@ def test_what_was_trained_is_kept_and_goes_on(handle, tmp_path):
     )
 
 
+def test_what_is_asked_for_stands_in_the_context(handle):
+    """Values stand behind their keys in what is encoded, and what follows a beginning does so there."""
+    tokenizer, objective = handle.decoder.tokenizer, handle.objective("recall", near=16, asked=3)
+    for seed in range(12):
+        calls = []
+        objective._asked = lambda *given, calls=calls: calls.append(given) or 0.0
+        objective(_batch(window=300, seed=seed))
+        lists, begun = calls
+        for context, some in zip(lists[0], lists[1], strict=True):
+            text = tokenizer.decode(context)
+            assert (len(context), len(some)) == (284, 3)
+            for question, answer in some:
+                value = tokenizer.decode(answer).strip()
+                keys = re.findall(r"[\w-]{3,}", tokenizer.decode(question, skip_special_tokens=True))
+                assert any(0 <= text.find(key) < text.find(value, text.find(key)) for key in keys)
+        for context, some in zip(begun[0], begun[1], strict=True):
+            for question, answer in some:
+                passage = [*question[-16:].tolist(), *answer.tolist()]
+                assert passage in [context[at : at + len(passage)].tolist() for at in range(len(context))]
+
+
 @pytest.mark.parametrize(
     ("stage", "settings", "words"),
     [
         ("lm", {"trains": ()}, "parts that this reader has"),
         ("lm", {"near": 40}, "below the window of 40"),
         ("lm", {"near": 1}, "from 2"),
-        ("other", {}, "stage copy, lm, distil"),
+        ("recall", {"near": 39}, "room for two pairs"),
+        ("recall", {"asked": 0}, "something asked"),
+        ("other", {}, "stage copy, lm, recall, distil"),
     ],
 )
 def test_what_makes_no_training_is_refused(handle, stage, settings, words):

@@ -29,6 +29,10 @@ class Context:
     states: Tensor
     valid: Tensor | None = None
 
+    def of(self, rows: Tensor) -> Context:
+        """The context of other rows, each that of the row with its number here, [B'] int64."""
+        return Context(self.states[rows], None if self.valid is None else self.valid[rows])
+
 
 class Beside:
     """The contexts in force on one decoder, by the name of the cross-attention that reads them.

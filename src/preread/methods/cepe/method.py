@@ -27,12 +27,19 @@ from preread.core.trained import trained_for
 from preread.core.types import Passage, Prompt, Scope, Turn, sha256
 from preread.methods.cepe.kept import Kept, kept, restored
 from preread.methods.cepe.moving import shares
-from preread.methods.cepe.objective import STAGES
+from preread.methods.cepe.objective import CopyObjective, DistilObjective, ReadObjective
 from preread.methods.cepe.reader import Reader, ReaderConfig
+from preread.methods.cepe.recall import RecallObjective
 from preread.nn.activations import Levers, frugal
 from preread.nn.answering import adapter_objective
 from preread.nn.hf import Decoder
 
+STAGES: Mapping[str, type[ReadObjective]] = {
+    "copy": CopyObjective,
+    "lm": ReadObjective,
+    "recall": RecallObjective,
+    "distil": DistilObjective,
+}
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -161,7 +168,7 @@ class CepeHandle(Handle):
         return {number: found[number] for number in most}
 
     def objective(self, stage: str, **settings: Any) -> Objective:
-        """`copy`, `lm` and `distil` train the reader (`objective`), `adapter` a LoRA that answers from what it sees.
+        """`copy`, `lm`, `recall` and `distil` train the reader, `adapter` a LoRA that answers from what it sees.
 
         Raises:
             UsageError: another stage.

@@ -12,7 +12,7 @@ the 50 likeliest of every position on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -62,7 +62,7 @@ class ReadObjective(Objective):
             for parameter in _parameters(reader, part):
                 parameter.requires_grad_(True)
         if not self.trainable():
-            raise _senseless("parts that this reader has, in `trains`", ", ".join(trains) or "none")
+            raise senseless("parts that this reader has, in `trains`", ", ".join(trains) or "none")
         self.train()
 
     def forward(self, batch: TextBatch) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class ReadObjective(Objective):
             UsageError: the windows hold no context.
         """
         context, text = self._divided(batch.ids)
-        return self._terms(batch, self._states(context, batch.seed), text)
+        return self._terms(batch, self._states(list(context), batch.seed), text)
 
     def settle(self) -> None:
         """As `Reader.settle`."""
@@ -105,29 +105,30 @@ class ReadObjective(Objective):
     def _divided(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T] windows as context [B, N] and text [B, T - N]."""
         if not 1 < self.near < ids.shape[1]:
-            raise _senseless(f"`near` from 2 to below the window of {ids.shape[1]}", str(self.near))
+            raise senseless(f"`near` from 2 to below the window of {ids.shape[1]}", str(self.near))
         return ids[:, : -self.near], ids[:, -self.near :]
 
     def _terms(self, batch: TextBatch, context: Context, text: Tensor) -> dict[str, Tensor]:  # noqa: ARG002 for the others
         return {"lm": self._losses(context, text)[0]}
 
-    def _states(self, context: Tensor, seed: int) -> Context:
+    def _states(self, contexts: Sequence[Tensor], seed: int) -> Context:
         """The encoder's states of each row's chunks, of which some cannot be seen."""
-        chunks = [torch.split(row, self.reader.encoder.chunk) for row in context]
+        chunks = [torch.split(row, self.reader.encoder.chunk) for row in contexts]
         states = iter(self.reader.encoder([chunk for row in chunks for chunk in row]))
-        joined = torch.stack([self.reader.joined([next(states) for _ in row]) for row in chunks])
-        return Context(joined, self._seen(joined, seed))
+        joined = [self.reader.joined([next(states) for _ in row]) for row in chunks]
+        together = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+        return Context(together, self._seen([len(row) for row in joined], seed, together.device))
 
-    def _seen(self, states: Tensor, seed: int) -> Tensor | None:
-        """[B, N], False for the suffix of a row that is hidden; None where nothing is."""
+    def _seen(self, counts: Sequence[int], seed: int, device: torch.device) -> Tensor | None:
+        """[B, N], False for the suffix of a row that is hidden or only fills it up; None where there is no such."""
         generator = torch.Generator().manual_seed(seed)
-        rows, count = states.shape[:2]
-        hides, whole, share = (torch.rand(rows, generator=generator) for _ in range(3))
-        shown = torch.where(whole < WHOLE, 0.0, share) * count
-        shown = torch.where(hides < self.hidden, shown.floor(), float(count))
-        if bool((shown == count).all()):
+        hides, whole, share = (torch.rand(len(counts), generator=generator) for _ in range(3))
+        own = torch.tensor(counts)
+        shown = torch.where(hides < self.hidden, torch.where(whole < WHOLE, 0.0, share * own).long(), own)
+        most = max(counts)
+        if bool((shown == most).all()):
             return None
-        return (torch.arange(count) < shown[:, None]).to(states.device)
+        return (torch.arange(most) < shown[:, None]).to(device)
 
     def _losses(self, context: Context, text: Tensor, taught: TopK | None = None) -> tuple[Tensor, Tensor]:
         """Cross-entropy and KL of [B, T] text with the context beside it, over all that stands behind something."""
@@ -183,9 +184,6 @@ class DistilObjective(ReadObjective):
         return {"lm": lm, "distil": self.weight * distil}
 
 
-STAGES: Mapping[str, type[ReadObjective]] = {"copy": CopyObjective, "lm": ReadObjective, "distil": DistilObjective}
-
-
 def _parameters(reader: Reader, part: Part) -> list[torch.nn.Parameter]:
     named = dict(reader.named_parameters())
     if part == "encoder":
@@ -196,5 +194,6 @@ def _parameters(reader: Reader, part: Part) -> list[torch.nn.Parameter]:
     return [value for name, value in named.items() if name not in gates and not name.startswith("encoder.")]
 
 
-def _senseless(expected: str, got: str) -> UsageError:
+def senseless(expected: str, got: str) -> UsageError:
+    """The error of settings that make no training."""
     return UsageError(expected, got, "Nothing was trained.", "Correct `objective` in the recipe.")
