@@ -20,6 +20,7 @@ from preread.data.questions import Question
 from ..conftest import SETTINGS, SHORT, story
 
 KV = Settings(model="tiny", method="kv", options={"ratio": 4.0}, passage_tokens=80)
+CEPE = Settings("tiny", "cepe", {"moved": 0, "shape": {"encoder": {"layers": 1}}}, passage_tokens=80)
 EXACT = Settings(model="tiny", method="kv", options={"ratio": 1.0}, passage_tokens=80)
 RECURSIVE = replace(SETTINGS, options={"ratio": 4.0, "segments": "recursive", "segment_tokens": 200})
 TWO = QuizConfig(per_page=2)
@@ -62,7 +63,7 @@ def reads(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, RECURSIVE, KV], ids=["lloco", "recursive", "kv"])
+@pytest.mark.parametrize("settings", [SETTINGS, RECURSIVE, KV, CEPE], ids=["lloco", "recursive", "kv", "cepe"])
 def test_every_passage_of_every_page_is_asked_and_the_map_is_all_of_it(of, settings):
     collection = of(settings)
     found = quiz(collection, config=TWO)

@@ -88,8 +88,16 @@ def test_a_helpful_adapter_is_used_and_found_again(learned, open_library):
     assert kept["verdict"]["after"] == result.verdict.after, "what was found stays with the adapter"
 
 
-def test_an_adapter_may_read_kept_keys_and_values(open_library, log):
-    collection = open_library().collection("kept", replace(SETTINGS, method="kv"))
+BESIDE = {"moved": 0, "shape": {"begin": "copied", "encoder": {"layers": 1}}}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [replace(SETTINGS, method="kv"), replace(SETTINGS, method="cepe", options=BESIDE)],
+    ids=["keys and values", "states"],
+)
+def test_an_adapter_may_read_what_is_no_embedding(open_library, log, settings):
+    collection = open_library().collection("kept", settings)
     collection.add(log)
     before = collection.ask(ASK, sampling=SHORT)
     assert collection.study(config=CONFIG).published
