@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preread.methods.cepe.crossing import CrossAttention, CrossShape
+from preread.methods.cepe.kept import kept, restored
+from preread.methods.cepe.kernels import absorbed, expanded
 from preread.nn.beside import Context
+from preread.training.peak import Peak
 
 HEADS = ((8, 8), (9, 3), (4, 1))
 
@@ -78,12 +81,73 @@ def test_both_ways_agree(heads, rows, length, count, masked):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
-def test_both_ways_agree_in_the_dtypes_of_use(dtype, tolerance):
-    module = _module(9, 3, torch.float32)
-    torch.nn.init.normal_(module.o, std=0.1)
-    x, states, valid = _given(2, 5, 300, dtype)
-    one, other = (module(x, Context(states, valid), way).detach().float() for way in ("expanded", "absorbed"))
-    assert (one - other).abs().max() <= tolerance * max(1.0, float(one.abs().max()))
+@pytest.mark.parametrize("way", ["expanded", "absorbed"])
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_each_way_is_the_equations_in_the_dtypes_of_use(heads, count, way, dtype, tolerance):
+    """Off by no more than a share of the largest number; the reference has the same rounded numbers."""
+    module = _module(*heads, torch.float32).to(dtype)
+    torch.nn.init.normal_(module.norm, 1.0, 0.1)
+    x, states, valid = _given(2, 3, count, dtype)
+    found = module(x, Context(states, valid), way).detach().double()
+    expected = _equations(module.double(), x.double(), states.double(), valid).detach()
+    assert (found - expected).norm() <= tolerance * max(1.0, float(expected.norm()))
+
+
+@pytest.mark.parametrize("way", ["expanded", "absorbed"])
+def test_the_gradients_are_those_of_the_equations(way):
+    module, (x, states, valid) = _module(9, 3), _given(2, 3, 7)
+    given = [*module.parameters(), x.requires_grad_(True), states.requires_grad_(True)]
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    outs = module(x, Context(states, valid), way), _equations(module, x, states, valid)
+    found, expected = (torch.autograd.grad((out * weight).sum(), given) for out in outs)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("way", "dtype", "tolerance"), [(expanded, torch.float64, 1e-12), (absorbed, torch.bfloat16, 1e-2)]
+)
+def test_in_pieces_it_is_the_same_with_less_at_once(way, dtype, tolerance):
+    """Keys and values of one head at a time, or scores of one row (those of other dtypes a kernel never writes)."""
+    draw = torch.Generator().manual_seed(0)
+    query, states = (torch.randn(shape, generator=draw).to(dtype) for shape in ((2, 8, 5, 8), (2, 300, 24)))
+    key, value = (torch.randn(2, 64, 24, generator=draw) / 5).to(dtype)
+    with Peak() as at_once:
+        expected = way(query, states, key, value, None)
+    with Peak() as piece_by_piece:
+        found = way(query, states, key, value, None, most=1)
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+    assert piece_by_piece.highest < 0.5 * at_once.highest
+
+
+def test_rows_that_share_their_states_are_as_each_with_its_own():
+    module, (x, states, valid) = _module(9, 3), _given(3, 4, 20)
+    for way in ("expanded", "absorbed"):
+        shared = module(x, Context(states[:1], valid[:1]), way)
+        own = module(x, Context(states[:1].expand(3, -1, -1), valid[:1].expand(3, -1)), way)
+        torch.testing.assert_close(shared, own, atol=1e-12, rtol=0)
+
+
+@given(scale=st.floats(-3, 3), count=st.integers(0, 9))
+def test_states_as_int8_are_off_by_half_a_step(scale, count):
+    _, states, _ = _given(1, 1, count, torch.float32)
+    states = states[0] * 10**scale
+    found, steps = restored(kept(states, "int8"), torch.float32), states.abs().amax(dim=-1, keepdim=True) / 127
+    assert ((found - states).abs() <= steps * 0.5001).all()
+
+
+def test_what_is_seen_of_int8_states_is_off_as_their_error_allows():
+    """With uniform attention the mean of values errs by at most the values of half a step: o V e, e at most a half."""
+    module, (x, states, _) = _module(9, 3), _given(1, 2, 40)
+    torch.nn.init.zeros_(module.q)
+    rough = restored(kept(states[0], "int8"), torch.float64)[None]
+    half = (states.abs().amax(dim=-1) / 127 * 0.5001).mean()
+    each = module.v.abs().sum(1) * half
+    most = module.o.abs() @ each.view(3, 1, 8).expand(-1, 3, -1).flatten()
+    error = (module(x, Context(rough)) - module(x, Context(states))).abs()
+    assert (error > 0).any()
+    assert (error <= most).all()
 
 
 def test_nothing_to_attend_to_adds_nothing():

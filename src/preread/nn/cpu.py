@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -60,15 +60,25 @@ def folded_attention(
         return attended[..., :-EXTRA] if wide else attended, None
     folded = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
     if query.dtype == torch.bfloat16 or wide:
-        out = _two_products(meet(folded, scale) if wide else folded * scale, key, value, attention_mask)
+        out = two_products(meet(folded, scale) if wide else folded * scale, key, value, attention_mask)
     else:
         out = F.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scale)
     return out.reshape(rows, 1, heads, value.shape[-1]), None
 
 
-def _two_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q K^T) V as [B, K, H / K, E], for scaled queries of that shape; reads keys and values in their order."""
-    with _onednn(enabled=True):  # `one_row_products` has it off for the layers around
+def two_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q K^T) V of queries that all see the same; reads keys and values in their order.
+
+    Args:
+        query: [B, K, R, E], scaled; all rows of a key head, be they of several heads or positions.
+        key: [B, K, N, E].
+        value: [B, K, N, E'].
+        mask: [B, 1, 1, N], True where a key counts, or None.
+
+    Returns:
+        [B, K, R, E'].
+    """
+    with many_row_products():  # `one_row_products` has oneDNN off for the layers around
         scores = torch.matmul(key, query.transpose(-1, -2)).transpose(-1, -2)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if mask is not None:
@@ -134,6 +144,11 @@ def one_row_products(x: Tensor) -> Iterator[None]:
         return
     with _onednn(enabled=False):
         yield
+
+
+def many_row_products() -> AbstractContextManager[None]:
+    """Inside the block, products of many rows are quick, also inside `one_row_products`."""
+    return _onednn(enabled=True)
 
 
 @contextmanager

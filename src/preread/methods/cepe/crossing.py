@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preread.methods.cepe.kernels import absorbed, expanded
 from preread.nn.beside import Context
 
 Way = Literal["auto", "expanded", "absorbed"]
@@ -86,16 +87,18 @@ class CrossAttention(nn.Module):
         count = context.states.shape[1]
         if count == 0:
             return torch.zeros_like(x)
-        states = context.states.to(x.dtype).expand(rows, -1, -1)
-        query = self._queries(x)
+        if len(context.states) == 1 < rows:  # all rows ask the same states: to them they are positions of one
+            return self.forward(x.reshape(1, -1, x.shape[-1]), context, way).view_as(x)
+        states = context.states.to(x.dtype)
+        query, key, value = self._queries(x), self.k.to(x.dtype), self.v.to(x.dtype)
         if way == "auto":
             way = "absorbed" if length <= self.shape.break_even(count) else "expanded"
-        attend = self._absorbed if way == "absorbed" else self._expanded
-        mask = None if context.valid is None else context.valid.expand(rows, -1)
+        attend = absorbed if way == "absorbed" else expanded
+        mask = context.valid
         # A row that may see nothing would divide by zero: it sees all, and what it saw is dropped.
         seeing = None if mask is None else mask.any(dim=1)
         shown = None if mask is None or seeing is None else (mask | ~seeing[:, None])[:, None, None]
-        attended = attend(query, states, shown)
+        attended = attend(query, states, key, value, shown)
         if self.gate is not None:
             attended = attended * self.gate.to(x.dtype)[:, None, None]
         out = F.linear(attended.transpose(1, 2).flatten(2), self.o.to(x.dtype))
@@ -112,7 +115,7 @@ class CrossAttention(nn.Module):
             [H, T, N] float32; a position's are 1 together.
         """
         keys = F.linear(states.to(x.dtype), self.k.to(x.dtype)).view(len(states), self.shape.kv_heads, -1)
-        query = self._grouped(self._queries(x[None]))[0]
+        query = self._queries(x[None])[0].reshape(self.shape.kv_heads, -1, len(x), self.shape.head_width)
         scores: Tensor = torch.einsum("kgte,nke->kgtn", query, keys).float() * self.shape.head_width**-0.5
         return scores.softmax(-1).flatten(0, 1)
 
@@ -120,29 +123,3 @@ class CrossAttention(nn.Module):
         """[B, H, T, E] of [B, T, D]."""
         normed = F.rms_norm(x, (self.shape.width,), self.norm.to(x.dtype), self.shape.eps)
         return F.linear(normed, self.q.to(x.dtype)).view(*x.shape[:2], self.shape.heads, -1).transpose(1, 2)
-
-    def _expanded(self, query: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, H, T, E] over keys and values of every state."""
-        key, value = (
-            F.linear(states, matrix.to(states.dtype)).view(*states.shape[:2], self.shape.kv_heads, -1).transpose(1, 2)
-            for matrix in (self.k, self.v)
-        )
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
-
-    def _absorbed(self, query: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, H, T, E] over the states themselves, which all heads share."""
-        keys, values = (self._by_head(matrix, query.dtype) for matrix in (self.k, self.v))
-        folded = torch.einsum("bkgte,kes->bkgts", self._grouped(query), keys).flatten(1, 2)
-        shared = states[:, None]
-        seen = F.scaled_dot_product_attention(
-            folded, shared, shared, attn_mask=mask, scale=self.shape.head_width**-0.5, enable_gqa=True
-        )
-        return torch.einsum("bkgts,kes->bkgte", self._grouped(seen), values).flatten(1, 2)
-
-    def _grouped(self, x: Tensor) -> Tensor:
-        """[B, H, T, *] -> [B, K, H / K, T, *]: the heads that share keys together."""
-        return x.reshape(x.shape[0], self.shape.kv_heads, -1, *x.shape[2:])
-
-    def _by_head(self, matrix: Tensor, dtype: torch.dtype) -> Tensor:
-        """[K * E, S] -> [K, E, S]."""
-        return matrix.to(dtype).view(self.shape.kv_heads, self.shape.head_width, -1)
