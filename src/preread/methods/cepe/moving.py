@@ -3,6 +3,9 @@
 What an encoder's states tell is the gist; words and numbers come through poorly (docs/cepe.md). Where the
 cross-attention looks is known, so what it looks at most is given word for word: REFRAG (arXiv 2509.01092) chooses the
 chunks to expand by a trained policy, ours by the attention that is there.
+
+A memory counts by the one head and position that attends to it most. A few heads look for what is asked; in the mean
+over all of them these drown, and passages with the answer are found no more often than by chance (docs/log.md).
 """
 
 from __future__ import annotations
@@ -34,19 +37,22 @@ def shares(decoder: Decoder, crossings: Crossings, prompt: Prompt, sizes: Sequen
         sizes: states of each memory, in order; together the prompt's.
 
     Returns:
-        A share for each memory, the mean over layers, heads and positions, a gated head counting by its gate; together
-        1, or all 0 where every gate is closed.
+        A share for each memory: the most attention that a head gives it from one position, a gated head counting by its
+        gate, scaled so that they are together 1; all 0 where every gate is closed.
     """
     assert prompt.states is not None
     assert sum(sizes) == len(prompt.states), "every state is of some memory"
-    mass = torch.zeros(len(prompt.states), device=decoder.device)
+    most = torch.zeros(len(sizes), device=decoder.device)
 
     def listen(module: nn.Module, given: tuple[Tensor, Context]) -> None:
         assert isinstance(module, CrossAttention)
         x, context = given
         for some in torch.split(x[0, prompt.shared :], AT_ONCE):
-            seen = module.weights(some, context.states[0]).sum(1)
-            mass.add_(seen.sum(0) if module.gate is None else module.gate.float().abs() @ seen)
+            seen = torch.split(module.weights(some, context.states[0]), list(sizes), dim=-1)
+            heads = torch.stack([own.sum(-1).amax(-1) for own in seen])
+            if module.gate is not None:
+                heads *= module.gate.float().abs()
+            torch.maximum(most, heads.amax(-1), out=most)
 
     with decoder.adapters.use(prompt.adapter):  # whose turn it is: nobody else reads while hooks listen
         hooks = [module.register_forward_pre_hook(listen) for module in crossings.modules_by_layer.values()]
@@ -55,5 +61,4 @@ def shares(decoder: Decoder, crossings: Crossings, prompt: Prompt, sizes: Sequen
         finally:
             for hook in hooks:
                 hook.remove()
-    whole = mass.sum().clamp_min(torch.finfo(mass.dtype).tiny)
-    return [float(own.sum()) for own in torch.split(mass / whole, list(sizes))]
+    return [float(share) for share in most / most.sum().clamp_min(torch.finfo(most.dtype).tiny)]
