@@ -12,6 +12,8 @@ import pytest
 from preread.core.config import build
 from preread.core.errors import FingerprintMismatch, IntegrityError, UnreadableDocument, UsageError
 from preread.core.types import text_hash
+from preread.methods.cepe.method import Cepe
+from preread.methods.cepe.reader import Reader
 from preread.methods.lloco.compressor import Compressor
 from preread.methods.lloco.method import Lloco
 from preread.models.loading import load
@@ -243,6 +245,49 @@ def test_only_what_is_finished_is_installed_and_only_by_a_plain_name(data, name)
     run(build(Recipe, VALUES), data, data / "out")
     with pytest.raises(UsageError, match="plain name"):
         install(data / "out", name)
+
+
+READER = {
+    "method": "cepe",
+    "stage": "lm",
+    "model": "tiny",
+    "settings": {"fresh": True, "shape": {"encoder": {"layers": 1, "chunk": 16}}},
+    "data": ["texts.jsonl"],
+    "window": 60,
+    "objective": {"near": 20, "hidden": 0.0},
+    "training": {"steps": 3, "learning_rate": 0.003, "save_every": 2},
+    "phases": [
+        {"objective": {"trains": ["gates"]}, "training": {"learning_rate": 0.1}},
+        {"window": 100},
+        {"stage": "recall", "objective": {"near": 20, "asked": 1}, "window": 300},
+    ],
+}
+
+
+def test_a_reader_is_trained_by_stages_and_found_by_the_decoder(data, tiny_decoder):
+    """Broken off after every step and gone on with, it gives the same bits."""
+    (data / "texts.jsonl").write_text(json.dumps({"text": "The keeper lit the lamp, and the storm came. " * 60}))
+    recipe = build(Recipe, READER)
+    assert [(phase.stage, phase.objective.get("hidden")) for phase in phases(recipe)] == [
+        ("lm", 0.0),
+        ("lm", 0.0),
+        ("recall", None),
+    ]
+    whole = run(recipe, data, data / "out")
+    assert whole.finished
+    manifest = json.loads((data / "out" / "trained" / "manifest.json").read_text())
+    assert set(manifest["training"]["losses"]) == {"pairs", "verbatim"}
+    # Each stage trained in its own way: gates of zero would leave all else as it began.
+    trained = Reader.load(data / "out" / "trained", tiny_decoder("llama"))
+    assert all(module.gate.abs().max() > 0 for module in trained.crossings.modules_by_layer.values())
+    assert any(b.abs().max() > 0 for b in trained.encoder.lora.b.values())
+    in_parts = build(Recipe, READER, ["training.minutes=0"])
+    while not run(in_parts, data, data / "parts").finished:
+        pass
+    assert Reader.load(data / "parts" / "trained", tiny_decoder("llama")).hash == trained.hash
+    install(data / "out", "mine")
+    with Cepe().attach(tiny_decoder("llama")) as handle:
+        assert handle.reader.hash == trained.hash
 
 
 def test_a_damaged_compressor_of_ones_own_is_named(data):

@@ -19,6 +19,9 @@ DataOption = Annotated[Path, typer.Option(help="Folder that the recipe's files a
 OutOption = Annotated[Path, typer.Option(help="Folder for checkpoints, log and the result.")]
 ModelOption = Annotated[str | None, typer.Option(help="Decoder, instead of the recipe's; `:int8` behind it quantises.")]
 EstimateOption = Annotated[bool, typer.Option("--estimate", help="Only say what it will cost.")]
+InstallOption = Annotated[
+    str | None, typer.Option(help="Name under which `add --model` then finds what was trained by itself.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Neither estimate nor ask.")]
 
 
@@ -30,7 +33,7 @@ def compressor(
     model: ModelOption = None,
     estimate: EstimateOption = False,
     yes: YesOption = False,
-    install: Annotated[str | None, typer.Option(help="Name under which `add --model` then finds it by itself.")] = None,
+    install: InstallOption = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -40,12 +43,28 @@ def compressor(
 
     Example: preread train compressor --recipe recipes/lloco-compressor-cpu.yaml --data texts --out runs/first
     """
-    from preread import recipes
+    _installing(_train(recipe, data, out, model, estimate, yes, set_, json_), out, install, json_)
 
-    outcome = _train(recipe, data, out, model, estimate, yes, set_, json_)
-    if outcome and outcome.finished and install:
-        say(f"installed at {recipes.install(out, install)}")
-    _report(outcome, json_)
+
+@train_app.command()
+def cepe(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    data: DataOption,
+    out: OutOption,
+    model: ModelOption = None,
+    estimate: EstimateOption = False,
+    yes: YesOption = False,
+    install: InstallOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train an encoder and cross-attention by a recipe; the same command goes on where it stopped.
+
+    A new run is estimated first, by a few of its own steps. At a terminal you are asked whether to go on.
+
+    Example: preread train cepe recipes/cepe-reader-cpu.yaml --data DATA --out runs/reader --install mine
+    """
+    _installing(_train(recipe, data, out, model, estimate, yes, set_, json_), out, install, json_)
 
 
 @train_app.command()
@@ -118,6 +137,15 @@ def _levers(recipe: Recipe) -> str:
         f"fitting: --model {recipe.model} --set training.optimizer={recipe.training.optimizer} "
         f"--set 'settings.levers={levers}'"
     )
+
+
+def _installing(outcome: Outcome | None, out: Path, name: str | None, as_json: bool) -> None:
+    """Report a run, whose result is put under a name where there is one."""
+    from preread import recipes
+
+    if outcome and outcome.finished and name:
+        say(f"installed at {recipes.install(out, name)}")
+    _report(outcome, as_json)
 
 
 def _recipe(recipe: Path, model: str | None, changes: list[str] | None) -> Recipe:

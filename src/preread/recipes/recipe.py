@@ -17,12 +17,14 @@ class Phase:
     """A part of a run; what it does not say is the recipe's.
 
     Args:
-        objective: settings of the stage that differ.
+        stage: another stage of the method.
+        objective: settings of the stage that differ; of another stage, all of them.
         training: settings of the loop that differ.
         window: tokens of each training window.
         rows: windows a micro-step.
     """
 
+    stage: str | None = None
     objective: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     window: int | None = None
@@ -84,7 +86,8 @@ def phases(recipe: Recipe) -> Iterator[Recipe]:
     for number, phase in enumerate(recipe.phases):
         yield replace(
             recipe,
-            objective={**recipe.objective, **phase.objective},
+            stage=phase.stage or recipe.stage,
+            objective=phase.objective if phase.stage else {**recipe.objective, **phase.objective},
             training=build(TrainingConfig, {**asdict(recipe.training), **phase.training}),
             window=phase.window or recipe.window,
             rows=phase.rows or recipe.rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -19,7 +19,7 @@ from accelerate import PartialState
 from preread.core.config import build, dump
 from preread.core.errors import UsageError
 from preread.core.method import Handle, Objective
-from preread.core.paths import cache_home, compressors_home
+from preread.core.paths import cache_home, compressors_home, readers_home
 from preread.core.progress import progress
 from preread.core.provenance import commit, device
 from preread.core.types import PackedBatch, TextBatch
@@ -37,6 +37,8 @@ Source = Corpus | Instructions
 """What batches are drawn from."""
 TRAINED = "trained"
 """The folder of the result, in the run's."""
+HOMES: Mapping[str, Callable[[], Path]] = {"lloco-compressor": compressors_home, "cepe-reader": readers_home}
+"""Where methods look for what was trained, by the kind that its manifest says."""
 
 
 def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
@@ -104,13 +106,14 @@ def install(folder: Path, name: str) -> Path:
 
     Args:
         folder: the run's.
-        name: of the compressor; one that had it is replaced.
+        name: of the compressor or reader; one that had it is replaced.
 
     Returns:
-        The compressor's folder in the user's data directory.
+        Its folder in the user's data directory.
 
     Raises:
-        UsageError: the run is not finished, or the name is not one of a folder.
+        UsageError: the run is not finished, or the name is not one of a folder; or it trained something that no method
+            looks for.
     """
     trained = folder / TRAINED
     if not (trained / "manifest.json").is_file() or Path(name).name != name or name[:1] in ("", "."):
@@ -120,9 +123,18 @@ def install(folder: Path, name: str) -> Path:
             consequence="Nothing was installed.",
             remedy="Run the recipe to its end, and choose a name of letters, digits and dashes.",
         )
-    target = compressors_home() / name
+    kind = str(json.loads((trained / "manifest.json").read_text(encoding="utf-8")).get("kind"))
+    if kind not in HOMES:
+        raise UsageError(
+            expected=f"a run that trained what a method looks for by itself ({', '.join(HOMES)})",
+            got=kind,
+            consequence="Nothing was installed.",
+            remedy="Name the folder where it is wanted.",
+        )
+    home = HOMES[kind]()
+    target = home / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = compressors_home().with_suffix(".part")  # beside, where nobody looks for compressors
+    part = home.with_suffix(".part")  # beside, where nobody looks for them
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(trained, part)
     shutil.rmtree(target, ignore_errors=True)
