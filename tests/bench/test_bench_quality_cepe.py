@@ -162,8 +162,8 @@ def test_every_figure_has_a_recipe_whose_rows_and_tasks_it_is_made_of():
         assert set(rows) <= {answerer.label for answerer in chosen.chosen_answerers()}
         return {task.label: task for task in chosen.chosen_tasks()}
 
-    holds("eval-cepe-text", [f"{name}, {GAP}" for name in SETS], [ROW, ALONE, FULL])
-    holds("eval-cepe-text", [f"{name}, {BEYOND}" for name in LONG_SETS], [ROW, ALONE])
+    holds("eval-cepe-gap", [f"{name}, {GAP}" for name in SETS], [ROW, ALONE, FULL])
+    holds("eval-cepe-window", [f"{name}, {BEYOND}" for name in LONG_SETS], [ROW, ALONE])
     retrieved = [f"{name}, {RETRIEVED.format(count)}" for name in SETS for count in (FEW, MANY)]
     tasks = holds("eval-cepe-passages", retrieved, [ROW])
     assert all(set(tasks[label].also) == set(FILES) for label in retrieved)
