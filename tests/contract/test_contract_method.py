@@ -196,6 +196,22 @@ def test_text_takes_the_place_of_one_memory_and_leaves_the_others(handle, decode
         assert (logits - _logits(decoder, handle.prompt("Who?", other))[-1]).abs().max() > 1e-3
 
 
+def test_what_moves_is_of_the_prompt_and_deciding_it_leaves_nothing_behind(handle, decoder):
+    passages = _passages(decoder)
+    memories = list(handle.encode(passages))
+    with Text().attach(decoder) as text:
+        memories[1] = list(text.encode(passages))[1]
+    prompt = handle.prompt("Who?", memories)
+    before = _logits(decoder, prompt)
+    moving = handle.moving(prompt, memories)
+    assert bool(moving) == ("states" in handle.needs)
+    assert moving.keys() <= {0, 2}, "what is text already does not"
+    assert list(moving.values()) == sorted(moving.values(), reverse=True)
+    assert sum(moving.values()) <= 1 + 1e-6
+    assert handle.moving(prompt, memories) == moving
+    assert torch.equal(_logits(decoder, prompt), before)
+
+
 def test_embeddings_and_text_stand_in_the_order_given(tiny_decoder):
     decoder = tiny_decoder("llama")
     passages = _passages(decoder)
