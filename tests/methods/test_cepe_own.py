@@ -68,7 +68,7 @@ def test_a_reader_of_one_is_kept_and_computes_in_another_dtype(tiny_decoder, tmp
     assert reader.encoder(_chunks())[0].dtype == decoder.dtype
     assert {parameter.dtype for parameter in reader.parameters()} == {torch.bfloat16}
     assert torch.equal(reader.encoder.model.rotary_emb.inv_freq, turns), "positions are not rounded"
-    (tmp_path / "reader" / "reader.safetensors").write_bytes(b"")
+    (tmp_path / "reader" / "encoder.safetensors").write_bytes(b"")
     with pytest.raises(IntegrityError):
         Reader.load(tmp_path / "reader", decoder)
 

@@ -26,7 +26,9 @@ from preread.methods.cepe.own import OwnEncoder, OwnEncoderConfig
 from preread.nn.hf import Decoder
 from preread.nn.lora import compact, digest
 
-WEIGHTS, MANIFEST, KIND = "reader.safetensors", "manifest.json", "cepe-reader"
+MANIFEST, KIND = "manifest.json", "cepe-reader"
+FILES = {"encoder": ("encoder.",), "crossings": ("crossings.", "order")}
+"""What is in which file, by how its tensors' names begin: parts may be large, and stay apart."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Reader(nn.Module):
             parameter.copy_(parameter.bfloat16())
 
     def save(self, folder: Path, training: dict[str, Any]) -> None:
-        """Write `reader.safetensors`, only what was added to the decoder, and `manifest.json`.
+        """Write what was added to the decoder, `encoder.safetensors` and `crossings.safetensors`, and `manifest.json`.
 
         Args:
             folder: made if it is not there.
@@ -137,7 +139,9 @@ class Reader(nn.Module):
         """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: compact(parameter) for name, parameter in self.named_parameters()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        for part, begins in FILES.items():
+            own = {name: tensor for name, tensor in tensors.items() if name.startswith(begins)}
+            save_file(own, folder / f"{part}.safetensors", metadata={"format": "pt"})
         record = {
             "kind": KIND,
             "weights": self.hash,
@@ -163,7 +167,8 @@ class Reader(nn.Module):
             config, trained = build(ReaderConfig, record["config"]), build(Trained, record["trained"])
             base, name, weights = record["base"], record["base_name"], record["weights"]
             documents = frozenset(map(str, record["training"].get("documents", ())))
-            tensors = load_file(folder / WEIGHTS)
+            parts = [load_file(folder / f"{part}.safetensors") for part in FILES]
+            tensors = {name: tensor for part in parts for name, tensor in part.items()}
         except Exception as error:
             raise damaged(folder, f"{type(error).__name__}: {error}") from error
         if base != decoder.fingerprint:
