@@ -105,14 +105,14 @@ def test_both_read_what_the_row_is_named_for(tiny, monkeypatch):
 
 
 def test_a_figure_is_a_ratio_only_where_both_were_measured(tiny):
-    decoder, _ = tiny
+    decoder, method = tiny
     for (shape, key), name in RATIOS.items():
         both = Taken("decode", [1.0, 2.0, 1.0], [3.0, 8.0, 2.0], limit=4.0)
-        [figure] = [f for f in speed_figures(shape, decoder, {key: both}, "c") if f.unit == "x"]
+        [figure] = [f for f in speed_figures(shape, decoder, method, {key: both}, "c") if f.unit == "x"]
         assert (figure.id, figure.value, figure.low, figure.high) == (name, 3.0, 2.0, 4.0)
         alone = Taken("decode", [1.0])
-        assert not [f for f in speed_figures(shape, decoder, {key: alone}, "c") if f.unit == "x"]
-        assert not speed_figures("tiny", decoder, {key: both}, "c")
+        assert not [f for f in speed_figures(shape, decoder, method, {key: alone}, "c") if f.unit == "x"]
+        assert not speed_figures("tiny", decoder, method, {key: both}, "c")
 
 
 def test_the_two_ways_are_as_near_as_is_said():

@@ -6,6 +6,7 @@ Both read the same tokens with the same kernels, by turns, on the same device.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -59,6 +60,7 @@ class Taken:
         peak: bytes, weights included.
         peak_full: the same of full attention.
         device: on which.
+        load: processes that ran meanwhile, this one among them (the system's load average).
     """
 
     row: str
@@ -68,6 +70,7 @@ class Taken:
     peak: int = 0
     peak_full: int = 0
     device: str = field(default_factory=device)
+    load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     @property
     def ratios(self) -> list[float]:

@@ -85,15 +85,17 @@ def error_figure(seed: int, command: str) -> Figure:
     )
 
 
-def speed_figures(shape: str, decoder: Decoder, taken: Mapping[str, Taken], command: str) -> list[Figure]:
+def speed_figures(shape: str, decoder: Decoder, method: Cepe, taken: Mapping[str, Taken], command: str) -> list[Figure]:
     """Those of the scoreboard that the table holds; a ratio only where full attention fitted too."""
     figures = []
-    dtype = str(decoder.dtype).removeprefix("torch.")
+    layers = method.shape.layers or ("all",)
+    about = f"{shape}, {str(decoder.dtype).removeprefix('torch.')}, cross-attention in layers "
+    about += ", ".join(map(str, layers))
     for key, row in taken.items():
-        told = f"{shape}, {dtype}; {key}; limit {row.limit:.2f}x" if row.limit else f"{shape}, {dtype}; {key}"
+        told = f"{about}; {key}"
         if (name := RATIOS.get((shape, key))) and row.full:
             pace = f"{median(row.ours):.4g} s against {median(row.full):.4g} s with full attention, by turns"
-            note = f"{pace}; limit {row.limit:.2f}x; torch {torch.__version__}, {torch.get_num_threads()} threads"
+            note = f"{pace}; limit {row.limit:.2f}x; load average {row.load:.1f}; torch {torch.__version__}"
             figures.append(Figure.of(name, row.ratios, "x", told, command, note))
         if name := PEAKS.get((shape, key)):
             note = "weights included" + (f"; full attention {row.peak_full / 1e9:.1f} GB" if row.peak_full else "")

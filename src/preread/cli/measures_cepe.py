@@ -51,7 +51,7 @@ def cepe(
     method = build(Cepe, load(Recipe, recipe, []).settings) if recipe else Cepe()
     decoder, method = subject(shape, method, seed)
     taken = bench(decoder, method, shape, setting or ["8k"], row or list(ROWS[:-1]), work, repeats, seed)
-    publish([error_figure(seed, command), *speed_figures(shape, decoder, taken, command)], out)
+    publish([error_figure(seed, command), *speed_figures(shape, decoder, method, taken, command)], out)
     emit([{"of": key, **asdict(one)} for key, one in taken.items()], json_, lambda rows: "\n".join(map(_crossed, rows)))
 
 
