@@ -10,7 +10,7 @@ import torch
 from preread.core.errors import UsageError
 from preread.core.types import Prompt, TextBatch
 from preread.methods.cepe.encoder import EncoderConfig
-from preread.methods.cepe.method import STAGES, Cepe
+from preread.methods.cepe.method import Cepe
 from preread.methods.cepe.reader import ReaderConfig
 from preread.nn.activations import Levers
 from preread.nn.lora import LoraConfig
@@ -41,7 +41,7 @@ def _batch(rows=2, window=40, seed=0):
     return TextBatch(torch.randint(3, 300, (rows, window), generator=draw), seed)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", TERMS)
 def test_every_term_moves_what_trains_and_nothing_else(handle, stage):
     for trains in (PARTS, *((part,) for part in PARTS)):
         objective = handle.objective(stage, near=16, trains=trains, hidden=0.0)
@@ -172,7 +172,8 @@ def test_what_is_asked_for_stands_in_the_context(handle):
         ("lm", {"near": 1}, "from 2"),
         ("recall", {"near": 39}, "room for two pairs"),
         ("recall", {"asked": 0}, "something asked"),
-        ("other", {}, "stage copy, lm, recall, distil"),
+        ("mlm", {"blanked": 0.0}, "between 0 and 1"),
+        ("other", {}, "stage mlm, copy, lm, recall, distil"),
     ],
 )
 def test_what_makes_no_training_is_refused(handle, stage, settings, words):

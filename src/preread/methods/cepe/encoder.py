@@ -63,11 +63,12 @@ class Encoder(nn.Module, ABC):
     together: int
     width: int
 
-    def forward(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, chunks: Sequence[Tensor], blank: Tensor | None = None) -> list[Tensor]:
         """States of each chunk, which hang on nothing outside of it.
 
         Args:
-            chunks: each [T] int64 token ids, at most `chunk` of them.
+            chunks: each [T] int64 token ids, at most `chunk` of them; `MEMORY` where a token is blanked out.
+            blank: what the encoder is given in its stead, as wide as an input embedding.
 
         Returns:
             Each [T, S] in the decoder's dtype.
@@ -84,7 +85,7 @@ class Encoder(nn.Module, ABC):
             )
         states: list[Tensor] = []
         for first in range(0, len(chunks), self.together):
-            states += self._together(chunks[first : first + self.together])
+            states += self._together(chunks[first : first + self.together], blank)
         return states
 
     @abstractmethod
@@ -96,7 +97,15 @@ class Encoder(nn.Module, ABC):
         """Take it off; a second call does nothing."""
 
     @abstractmethod
-    def _together(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+    def embed(self, ids: Tensor, blank: Tensor | None = None) -> Tensor:
+        """[..., T] ids -> [..., T, W] input embeddings, `blank` [W] where `MEMORY` stands."""
+
+    @abstractmethod
+    def logits(self, states: Tensor) -> Tensor:
+        """[..., S] states -> [..., V]: which token each stands for."""
+
+    @abstractmethod
+    def _together(self, chunks: Sequence[Tensor], blank: Tensor | None) -> list[Tensor]:
         """[T, S] of each of a few chunks."""
 
 
@@ -137,12 +146,20 @@ class ContextEncoder(Encoder):
         """Take the updates off the decoder."""
         self.decoder.adapters.remove(self.adapter)
 
-    def _together(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+    def embed(self, ids: Tensor, blank: Tensor | None = None) -> Tensor:
+        """As `Encoder.embed`, by the decoder's table."""
+        return self.decoder.embed(ids, None if blank is None else blank.expand(*ids.shape, -1))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """As `Encoder.logits`, by the decoder's head."""
+        return self.decoder.logits(states)
+
+    def _together(self, chunks: Sequence[Tensor], blank: Tensor | None) -> list[Tensor]:
         lengths = [len(chunk) for chunk in chunks]
         ids = nn.utils.rnn.pad_sequence(list(chunks), batch_first=True)
         mask = self.decoder.open_mask(lengths) if self.config.attention == "bidirectional" else None
         with self.decoder.adapters.use(self.adapter), _bottom(self.decoder.model, self.layers):
-            states = self.decoder.hidden(self.decoder.embed(ids), mask)
+            states = self.decoder.hidden(self.embed(ids, blank), mask)
         gained = F.rms_norm(states, states.shape[-1:], self.gain.to(states.dtype), EPS)
         return [row[:length] for row, length in zip(gained, lengths, strict=True)]
 

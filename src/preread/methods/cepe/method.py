@@ -26,15 +26,17 @@ from preread.core.paths import readers_home
 from preread.core.trained import trained_for
 from preread.core.types import Passage, Prompt, Scope, Turn, sha256
 from preread.methods.cepe.kept import Kept, kept, restored
+from preread.methods.cepe.masked import MaskedObjective
 from preread.methods.cepe.moving import shares
-from preread.methods.cepe.objective import CopyObjective, DistilObjective, ReadObjective
+from preread.methods.cepe.objective import CopyObjective, DistilObjective, ReaderObjective, ReadObjective
 from preread.methods.cepe.reader import Reader, ReaderConfig
 from preread.methods.cepe.recall import RecallObjective
 from preread.nn.activations import Levers, frugal
 from preread.nn.answering import adapter_objective
 from preread.nn.hf import Decoder
 
-STAGES: Mapping[str, type[ReadObjective]] = {
+STAGES: Mapping[str, type[ReaderObjective]] = {
+    "mlm": MaskedObjective,
     "copy": CopyObjective,
     "lm": ReadObjective,
     "recall": RecallObjective,
@@ -168,7 +170,7 @@ class CepeHandle(Handle):
         return {number: found[number] for number in most}
 
     def objective(self, stage: str, **settings: Any) -> Objective:
-        """`copy`, `lm`, `recall` and `distil` train the reader, `adapter` a LoRA that answers from what it sees.
+        """`mlm` trains the encoder alone; `copy`, `lm`, `recall`, `distil` the reader; `adapter` a LoRA that answers.
 
         Raises:
             UsageError: another stage.

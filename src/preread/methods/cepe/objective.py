@@ -12,6 +12,7 @@ the 50 likeliest of every position on disk.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,31 +33,22 @@ HIDDEN, WHOLE = 0.3, 0.1
 """Share of the batches whose context is partly hidden, and of those the share with all of it hidden (the paper's)."""
 
 
-class ReadObjective(Objective):
-    """Loss term `lm`: the text behind its context.
+class ReaderObjective(Objective):
+    """A stage that trains some parts of a reader, and whose result is the reader.
 
     Args:
         reader: what trains.
         finish: undoes, once the training is over, what the handle put in force for it alone.
-        near: tokens at the end of each window that the decoder reads itself; those before are the context.
         trains: which parts: `gates`, the numbers that heads are multiplied by; `crossings`, all else of the
             cross-attention and the order of chunks; `encoder`.
-        hidden: share of the batches of whose context a part cannot be seen.
 
     Raises:
         UsageError: nothing trains, or something that the reader does not have.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        finish: Callable[[], object],
-        near: int = 512,
-        trains: tuple[Part, ...] = get_args(Part),
-        hidden: float = HIDDEN,
-    ) -> None:
+    def __init__(self, reader: Reader, finish: Callable[[], object], trains: tuple[Part, ...]) -> None:
         super().__init__()
-        self.reader, self.finish, self.near, self.hidden = reader, finish, near, hidden
+        self.reader, self.finish = reader, finish
         reader.float().requires_grad_(False)
         for part in trains:
             for parameter in _parameters(reader, part):
@@ -65,14 +57,9 @@ class ReadObjective(Objective):
             raise senseless("parts that this reader has, in `trains`", ", ".join(trains) or "none")
         self.train()
 
-    def forward(self, batch: TextBatch) -> dict[str, Tensor]:
-        """Loss terms by name.
-
-        Raises:
-            UsageError: the windows hold no context.
-        """
-        context, text = self._divided(batch.ids)
-        return self._terms(batch, self._states(list(context), batch.seed), text)
+    @abstractmethod
+    def attended(self, window: int) -> int:
+        """States that a row of a window attends to; 0 where the decoder has no part."""
 
     def settle(self) -> None:
         """As `Reader.settle`."""
@@ -84,8 +71,9 @@ class ReadObjective(Objective):
         """Write the reader with what it was trained for."""
         before, reader = self.reader.trained, self.reader
         tokens = before.tokens + int(training.get("tokens", 0))
-        states = max(before.states, int(training.get("window", 0)) - self.near)
-        reader.trained = replace(before, states=states, tokens=tokens, note="")
+        states = self.attended(int(training.get("window", 0)))
+        note = "" if states else before.note
+        reader.trained = replace(before, states=max(before.states, states), tokens=tokens, note=note)
         reader.documents = frozenset({*reader.documents, *training.get("documents", ())})
         reader.save(folder, {**training, "documents": sorted(reader.documents)})
 
@@ -101,6 +89,45 @@ class ReadObjective(Objective):
             )
         self.reader.load_state_dict(before.state_dict())
         self.reader.trained, self.reader.documents = before.trained, before.documents
+
+
+class ReadObjective(ReaderObjective):
+    """Loss term `lm`: the text behind its context.
+
+    Args:
+        reader: what trains.
+        finish: as `ReaderObjective`'s.
+        near: tokens at the end of each window that the decoder reads itself; those before are the context.
+        trains: which parts.
+        hidden: share of the batches of whose context a part cannot be seen.
+
+    Raises:
+        UsageError: as `ReaderObjective`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        finish: Callable[[], object],
+        near: int = 512,
+        trains: tuple[Part, ...] = get_args(Part),
+        hidden: float = HIDDEN,
+    ) -> None:
+        super().__init__(reader, finish, trains)
+        self.near, self.hidden = near, hidden
+
+    def forward(self, batch: TextBatch) -> dict[str, Tensor]:
+        """Loss terms by name.
+
+        Raises:
+            UsageError: the windows hold no context.
+        """
+        context, text = self._divided(batch.ids)
+        return self._terms(batch, self._states(list(context), batch.seed), text)
+
+    def attended(self, window: int) -> int:
+        """All that stands before `near`."""
+        return window - self.near
 
     def _divided(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T] windows as context [B, N] and text [B, T - N]."""

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaModel
 
 from preread.core.errors import UsageError
+from preread.core.types import MEMORY
 from preread.methods.cepe.encoder import Encoder
 from preread.nn.hf import Decoder
 
@@ -91,11 +93,22 @@ class OwnEncoder(Encoder):
     def detach(self) -> None:
         """Nothing of it sits on the decoder."""
 
-    def _together(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+    def embed(self, ids: Tensor, blank: Tensor | None = None) -> Tensor:
+        """As `Encoder.embed`."""
+        holes = ids == MEMORY
+        out: Tensor = self.model.embed_tokens(ids.masked_fill(holes, 0))
+        return out if blank is None else torch.where(holes[..., None], blank.to(out), out)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """As `Encoder.logits`: the table of the tokens once more."""
+        return F.linear(states, self.model.embed_tokens.weight.to(states.dtype))
+
+    def _together(self, chunks: Sequence[Tensor], blank: Tensor | None) -> list[Tensor]:
         device = self.model.device
         ids = nn.utils.rnn.pad_sequence(list(chunks), batch_first=True).to(device)
         lengths = torch.tensor([len(chunk) for chunk in chunks], device=device)
         valid = torch.arange(ids.shape[1], device=device) < lengths[:, None]
         mask = valid[:, None, None].expand(-1, 1, ids.shape[1], -1)  # both ways, and never to what only fills rows up
-        states = self.model(ids, attention_mask=mask, use_cache=False).last_hidden_state.to(self.decoder.dtype)
+        read = self.model(inputs_embeds=self.embed(ids, blank), attention_mask=mask, use_cache=False)
+        states = read.last_hidden_state.to(self.decoder.dtype)
         return [row[: len(chunk)] for row, chunk in zip(states, chunks, strict=True)]
