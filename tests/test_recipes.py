@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -264,8 +265,25 @@ READER = {
 }
 
 
-def test_a_reader_is_trained_by_stages_and_found_by_the_decoder(data, tiny_decoder):
-    """Broken off after every step and gone on with, it gives the same bits."""
+class KilledError(Exception):
+    """Ends a run in the middle of a step."""
+
+
+def _deaths(monkeypatch, every):
+    """From here on a run dies with each batch of such a number; a turn for each of its lives."""
+    drawn, calls = running._batch, count(1)
+
+    def batch(*what):
+        if next(calls) % every == 0:
+            raise KilledError
+        return drawn(*what)
+
+    monkeypatch.setattr(running, "_batch", batch)
+    return range(20)
+
+
+def test_a_reader_is_trained_by_stages_and_found_by_the_decoder(data, tiny_decoder, monkeypatch):
+    """Killed again and again, in each of its phases, and gone on with, it gives the same bits."""
     (data / "texts.jsonl").write_text(json.dumps({"text": "The keeper lit the lamp, and the storm came. " * 60}))
     recipe = build(Recipe, READER)
     assert [(phase.stage, phase.objective.get("hidden")) for phase in phases(recipe)] == [
@@ -281,9 +299,12 @@ def test_a_reader_is_trained_by_stages_and_found_by_the_decoder(data, tiny_decod
     trained = Reader.load(data / "out" / "trained", tiny_decoder("llama"))
     assert all(module.gate.abs().max() > 0 for module in trained.crossings.modules_by_layer.values())
     assert any(b.abs().max() > 0 for b in trained.encoder.lora.b.values())
-    in_parts = build(Recipe, READER, ["training.minutes=0"])
-    while not run(in_parts, data, data / "parts").finished:
-        pass
+    for _ in _deaths(monkeypatch, every=3):
+        try:
+            run(recipe, data, data / "parts")
+            break
+        except KilledError:
+            assert not (data / "parts" / "trained").exists()
     assert Reader.load(data / "parts" / "trained", tiny_decoder("llama")).hash == trained.hash
     install(data / "out", "mine")
     with Cepe().attach(tiny_decoder("llama")) as handle:

@@ -67,7 +67,7 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Outcome:
             objective = prepared.objective(phase)
             if number > 1:
                 objective.load(folder / f"phase-{number - 1}" / TRAINED)
-            what = f"{recipe.method} {recipe.stage}" + (f", phase {number} of {len(parts)}" if recipe.phases else "")
+            what = f"{phase.method} {phase.stage}" + (f", phase {number} of {len(parts)}" if recipe.phases else "")
             # What else decides the numbers than the loop's settings, and what does not change them left out.
             rest = dump(replace(phase, training=TrainingConfig(), held_out=[], held_out_batches=0))
             loop = replace(phase.training, minutes=_left(phase.training.minutes, start))
