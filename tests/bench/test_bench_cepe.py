@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from preread.bench.cepe import ROWS, SETTINGS, TRIAL, Taken, bench, take
 from preread.bench.cepe_figures import RATIOS, error_figure, speed_figures, subject
 from preread.bench.cepe_limits import Sizes, crossing_flops, limits, sizes
-from preread.core.errors import UsageError
+from preread.core.errors import ResourceError, UsageError
 from preread.methods.cepe.method import Cepe
+from preread.nn import cache
 from preread.nn.beside import Context
 
 
@@ -102,6 +103,21 @@ def test_both_read_what_the_row_is_named_for(tiny, monkeypatch):
     take(decoder, method, TRIAL, "decode", repeats=1, seed=0)
     assert set(seen) == {(1, far), (1, 0)}
     assert seen.count((1, far)) == seen.count((1, 0))
+
+
+def test_what_has_no_room_in_full_is_measured_alone(tiny, monkeypatch):
+    decoder, method = tiny
+    allocate = cache._allocate
+
+    def small(shape, slots):
+        if shape[2] > 2 * TRIAL.near:
+            raise ResourceError("room", "none", "Nothing.", "Less.")
+        return allocate(shape, slots)
+
+    monkeypatch.setattr(cache, "_allocate", small)
+    row = take(decoder, method, TRIAL, "decode", repeats=2, seed=0)
+    assert len(row.ours) == 2
+    assert not row.full
 
 
 def test_a_figure_is_a_ratio_only_where_both_were_measured(tiny):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from preread.bench.cepe_limits import Setting, limits, sizes
-from preread.core.errors import UsageError
+from preread.core.errors import ResourceError, UsageError
 from preread.core.progress import progress
 from preread.core.provenance import device
 from preread.core.types import TextBatch
@@ -145,12 +145,12 @@ class _Bench:
     def decode(self, repeats: int) -> Taken:
         """Seconds of a token behind the near text, with the states beside it or with the whole text in the cache."""
         name, near = self.reader.crossings.name, self.setting.near
-        context = {name: Context(self.states[None])}
-        pairs: tuple[tuple[int, Mapping[str, Context]], ...] = ((near, context), (self.count + near, {}))
-        caches = [self._filled(held, repeats) for held, _ in pairs]
         taken = Taken("decode", [])
+        sides = [(self._filled(near, repeats), {name: Context(self.states[None])}, taken.ours)]
+        with suppress(ResourceError):  # a device may have room for our keys and values, and not for those of all text
+            sides.append((self._filled(self.count + near, repeats), {}, taken.full))
         for repeat in range(repeats + 1):
-            for cache, (_, beside), times in zip(caches, pairs, (taken.ours, taken.full), strict=True):
+            for cache, beside, times in sides:
                 with self.decoder.beside.use(beside):
                     seconds, _ = _timed(partial(self._write, cache), count=False)
                 if repeat and seconds is not None:  # the first is for warmth
