@@ -56,7 +56,8 @@ class Taken:
         row: its name.
         ours: seconds, each beside that of `full` with the same number; for `decode`, of a token.
         full: seconds of full attention; none where its memory ran out, or where there is nothing to compare.
-        limit: most times that `ours` can be as fast by FLOPs, for `decode` by bytes.
+        limit: how many times the FLOPs of `ours` full attention needs, for `decode` the bytes; past it goes only what
+            one side's kernels do worse, or what stays in a processor's cache.
         peak: bytes, weights included.
         peak_full: the same of full attention.
         device: on which.

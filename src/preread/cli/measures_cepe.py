@@ -13,6 +13,9 @@ import typer
 
 from preread.cli.app import JsonOption, bench_app, emit
 
+_COUNTED = {"decode": "bytes"}
+"""What a row's limit is counted in, where not in FLOPs."""
+
 
 @bench_app.command()
 def cepe(
@@ -58,9 +61,9 @@ def cepe(
 def _crossed(row: dict[str, Any]) -> str:
     """A line of the table."""
     ours, full = (median(row[kind]) if row[kind] else None for kind in ("ours", "full"))
-    line = f"{row['of']:<24}{ours:>10.4g} s"
+    line, most = f"{row['of']:<24}{ours:>10.4g} s", f"{row['limit']:>6.2f}x by {_COUNTED.get(row['row'], 'FLOPs')}"
     if full is not None:
-        line += f"{full:>10.4g} s in full,{full / ours:>7.2f}x of at most{row['limit']:>6.2f}x"
+        line += f"{full:>10.4g} s in full,{full / ours:>7.2f}x,{most}"
     elif row["limit"]:
-        line += f"   does not fit in full, at most{row['limit']:>6.2f}x"
+        line += f"   no room in full,{most}"
     return line + (f"; {row['peak'] / 1e9:.2f} GB" if row["peak"] else "")
