@@ -143,6 +143,16 @@ def test_what_was_trained_is_kept_and_goes_on(handle, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("stage", "window", "states"), [("copy", 40, 16), ("copy", 9, 9), ("lm", 40, 24), ("mlm", 40, 0)]
+)
+def test_a_reader_is_trained_for_as_many_states_as_a_row_attended_to(handle, stage, window, states, tmp_path):
+    objective = handle.objective(stage, **({} if stage == "mlm" else {"near": 16}))
+    objective.save(tmp_path, {"window": window})
+    assert handle.reader.trained.states == states
+    assert bool(handle.reader.trained.note) == (not states)
+
+
 def test_what_is_asked_for_stands_in_the_context(handle):
     """Values stand behind their keys in what is encoded, and what follows a beginning does so there."""
     tokenizer, objective = handle.decoder.tokenizer, handle.objective("recall", near=16, asked=3)

@@ -184,6 +184,10 @@ class CopyObjective(ReadObjective):
         text = ids[:, -self.near :]
         return text, text
 
+    def attended(self, window: int) -> int:
+        """The text itself."""
+        return min(self.near, window)
+
     def _terms(self, batch: TextBatch, context: Context, text: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         return {"copy": self._losses(context, text)[0]}
 
