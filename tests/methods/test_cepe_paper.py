@@ -115,7 +115,8 @@ def test_the_method_computes_what_the_paper_says(tiny_llama_2, publish_cepe, tmp
     paper = Paper(tmp_path / "theirs")
     found = published.convert(tmp_path / "theirs", tmp_path / "ours", base)
     assert (found.base, found.layers) == ("tiny-llama-2", crossed)
-    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == ["crossings.safetensors", "encoder.safetensors", "manifest.json"]
+    parts = ["crossings.safetensors", "encoder.safetensors", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == parts
     with Cepe(weights=tmp_path / "ours").attach(base) as handle:
         memories = _memories(handle, chunks)
         for memory, chunk in zip(memories, chunks, strict=True):
