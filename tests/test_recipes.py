@@ -294,7 +294,7 @@ def test_a_reader_is_trained_by_stages_and_found_by_the_decoder(data, tiny_decod
     whole = run(recipe, data, data / "out")
     assert whole.finished
     manifest = json.loads((data / "out" / "trained" / "manifest.json").read_text())
-    assert set(manifest["training"]["losses"]) == {"pairs", "verbatim"}
+    assert set(manifest["training"]["losses"]) == {"pairs", "verbatim", "lm"}
     # Each stage trained in its own way: gates of zero would leave all else as it began.
     trained = Reader.load(data / "out" / "trained", tiny_decoder("llama"))
     assert all(module.gate.abs().max() > 0 for module in trained.crossings.modules_by_layer.values())

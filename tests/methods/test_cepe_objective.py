@@ -17,7 +17,7 @@ from preread.nn.lora import LoraConfig
 from preread.nn.reading import read
 
 SHAPE = ReaderConfig(EncoderConfig(1, lora=LoraConfig(rank=4, dropout=0.0), chunk=8), order=3)
-TERMS = {"copy": {"copy"}, "lm": {"lm"}, "recall": {"pairs", "verbatim"}, "distil": {"lm", "distil"}}
+TERMS = {"copy": {"copy"}, "lm": {"lm"}, "recall": {"pairs", "verbatim", "lm"}, "distil": {"lm", "distil"}}
 PARTS = ("gates", "crossings", "encoder")
 
 

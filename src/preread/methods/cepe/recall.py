@@ -30,11 +30,12 @@ ASKS = ("What is the value of {}?", "Give me the value of the key {}.", 'Key: "{
 
 
 class RecallObjective(ReadObjective):
-    """Loss terms `pairs`, values of keys out of a list of random ones, and `verbatim`, passages that are begun.
+    """Loss terms `pairs`, values of keys out of a list of random ones, `verbatim`, passages that are begun, and `lm`.
 
     Args:
         pairs: weight of the first.
         verbatim: weight of the second.
+        lm: weight of the text behind its context; without it that is forgotten (docs/cepe-training.md).
         asked: keys, and passages, that are asked for in each row.
         near: tokens of each window that are no context; for `verbatim` passages of its context stand in their place.
 
@@ -48,6 +49,7 @@ class RecallObjective(ReadObjective):
         finish: Callable[[], object],
         pairs: float = 1.0,
         verbatim: float = 1.0,
+        lm: float = 1.0,
         asked: int = 6,
         **settings: Any,
     ) -> None:
@@ -55,15 +57,15 @@ class RecallObjective(ReadObjective):
         if not (pairs > 0 or verbatim > 0) or asked < 1:
             given = f"pairs: {pairs}, verbatim: {verbatim}, asked: {asked}"
             raise senseless("a weight above 0 for pairs or verbatim, and something asked", given)
-        self.pairs, self.verbatim, self.asked = pairs, verbatim, asked
+        self.pairs, self.verbatim, self.lm, self.asked = pairs, verbatim, lm, asked
 
     def forward(self, batch: TextBatch) -> dict[str, Tensor]:
-        """Loss terms by name, those of weight zero left out; only what is asked for is judged.
+        """Loss terms by name, those of weight zero left out; of the first two only what is asked for is judged.
 
         Raises:
             UsageError: the windows hold no context.
         """
-        contexts, _ = self._divided(batch.ids)
+        contexts, text = self._divided(batch.ids)
         draw = random.Random(batch.seed)  # noqa: S311 - no secret
         terms: dict[str, Tensor] = {}
         if self.pairs:
@@ -72,6 +74,8 @@ class RecallObjective(ReadObjective):
         if self.verbatim:
             begun = [self._begun(context, draw) for context in contexts]
             terms["verbatim"] = self.verbatim * self._asked(list(contexts), begun, batch)
+        if self.lm:
+            terms["lm"] = self.lm * self._losses(self._states(list(contexts), batch.seed), text)[0]
         return terms
 
     def _list(self, tokens: int, draw: random.Random) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
