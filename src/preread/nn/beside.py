@@ -72,11 +72,12 @@ class Beside:
         Raises:
             UsageError: as `require`.
         """
-        for prompt in prompts:
-            self.require(prompt)
         names = {prompt.reader for prompt in prompts if prompt.reader is not None}
-        with self.use({name: self._context(_of(name, prompts), device) for name in names}):
-            yield
+        with self._turn:  # nobody else's rows are joined meanwhile
+            for prompt in prompts:
+                self.require(prompt)
+            with self.use({name: self._context(_of(name, prompts), device) for name in names}):
+                yield
 
     def require(self, prompt: Prompt) -> None:
         """Refuse states that nothing here reads.
@@ -99,8 +100,9 @@ class Beside:
 
     def _context(self, rows: tuple[Tensor | None, ...], device: torch.device) -> Context:
         """The rows' states side by side; the same tensors again, as in decoding, are not joined again."""
-        if self._latest is not None and _same(self._latest[0], rows):
-            return self._latest[1]
+        latest = self._latest  # once: `release` waits for nobody
+        if latest is not None and _same(latest[0], rows) and _usable(latest[1].states):
+            return latest[1]
         made = _joined(rows, device)
         self._latest = None if made.states.requires_grad else (rows, made)
         return made
@@ -112,6 +114,11 @@ def _of(name: str, prompts: Sequence[Prompt]) -> tuple[Tensor | None, ...]:
 
 def _same(one: tuple[Tensor | None, ...], other: tuple[Tensor | None, ...]) -> bool:
     return len(one) == len(other) and all(mine is theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def _usable(states: Tensor) -> bool:
+    """Whether they may be read here: what inference has made, no gradient may pass."""
+    return torch.is_inference_mode_enabled() or not states.is_inference()
 
 
 def _joined(rows: tuple[Tensor | None, ...], device: torch.device) -> Context:
