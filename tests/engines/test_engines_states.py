@@ -83,3 +83,16 @@ def test_states_that_nobody_reads_or_that_are_not_finite_are_refused(decoder, pr
         engine.complete([prompts[1]], SAMPLING)
     with pytest.raises(UsageError, match="would not be seen"):
         read(decoder, prompts[1])
+
+
+def test_a_row_whose_reader_goes_ends_alone(decoder, prompts, crossings):
+    engine = LocalEngine(decoder)
+    [alone] = LocalEngine(decoder).complete(prompts[:1], SAMPLING)
+    kept, gone = (engine.submit(prompt, SAMPLING) for prompt in (prompts[0], prompts[1]))
+    while len(gone.written) < 2:
+        engine.step()
+    crossings[0].detach()
+    while engine.step():
+        pass
+    assert isinstance(gone.error, UsageError)
+    assert "".join(event.text for event in kept.events) == alone.text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from preread.core.errors import UsageError
+from preread.core.errors import IntegrityError, UsageError
 from preread.core.types import Prompt, TextBatch
 from preread.methods.cepe.encoder import EncoderConfig
 from preread.methods.cepe.method import Cepe
@@ -172,6 +173,15 @@ def test_what_is_asked_for_stands_in_the_context(handle):
             for question, answer in some:
                 passage = [*question[-16:].tolist(), *answer.tolist()]
                 assert passage in [context[at : at + len(passage)].tolist() for at in range(len(context))]
+
+
+def test_a_trained_reader_keeps_its_shape_and_one_that_is_not_there_is_named(handle, tmp_path):
+    handle.reader.settle()
+    handle.reader.save(tmp_path, {})
+    with pytest.raises(UsageError, match="which has its own"):
+        Cepe(weights=tmp_path, shape=SHAPE).attach(handle.decoder)
+    with pytest.raises(IntegrityError, match="no installed reader of that name"):
+        Cepe(weights=Path("nowhere")).attach(handle.decoder)
 
 
 @pytest.mark.parametrize(

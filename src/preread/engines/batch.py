@@ -11,6 +11,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from preread.core.errors import UsageError
 from preread.engines.prefixes import Prefixes
 from preread.engines.row import Row
 from preread.nn.cache import SlotCache
@@ -141,8 +142,16 @@ class Batch:
         self._free_ended()
 
     def _write(self) -> None:
-        """The next token of each row."""
+        """The next token of each row whose states somebody reads still."""
+        for row in self._writing:
+            try:
+                self.decoder.beside.require(row.prompt)
+            except UsageError as error:
+                row.error = error
+        self._free_ended()
         rows = list(self._writing)
+        if not rows:
+            return
         try:
             logits = self._next(rows)
         except Exception as error:

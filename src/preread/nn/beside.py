@@ -41,6 +41,7 @@ class Beside:
         turn: held by whoever uses the decoder; a block of another thread waits for it.
 
     Attributes:
+        turn: as given.
         readers: names of the cross-attentions that are attached.
         contexts: what they read now.
     """
@@ -48,13 +49,13 @@ class Beside:
     def __init__(self, turn: threading.RLock) -> None:
         self.readers: set[str] = set()
         self.contexts: Mapping[str, Context] = {}
-        self._turn = turn
+        self.turn = turn
         self._latest: tuple[tuple[Tensor | None, ...], Context] | None = None
 
     @contextmanager
     def use(self, contexts: Mapping[str, Context]) -> Iterator[None]:
         """Inside the block, each reader attends to its context."""
-        with self._turn:
+        with self.turn:
             before, self.contexts = self.contexts, contexts
             try:
                 yield
@@ -73,7 +74,7 @@ class Beside:
             UsageError: as `require`.
         """
         names = {prompt.reader for prompt in prompts if prompt.reader is not None}
-        with self._turn:  # nobody else's rows are joined meanwhile
+        with self.turn:  # nobody else's rows are joined meanwhile
             for prompt in prompts:
                 self.require(prompt)
             with self.use({name: self._context(_of(name, prompts), device) for name in names}):

@@ -76,22 +76,24 @@ class Crossings(nn.Module):
     def attach(self) -> None:
         """Put them into the layers."""
         assert not self._hooks, "attached once"
-        self._beside.readers.add(self.name)
-        for name in self.modules_by_layer:
-            layer: Any = self._layers[int(name)]
-            self._hooks += [
-                # What a layer is given it hands to this norm first; a layer's own hook is not called where it is
-                # computed again in the backward pass.
-                layer.input_layernorm.register_forward_pre_hook(self._remember(name)),
-                _behind_attention(layer).register_forward_hook(self._add(name)),
-            ]
+        with self._beside.turn:
+            self._beside.readers.add(self.name)
+            for name in self.modules_by_layer:
+                layer: Any = self._layers[int(name)]
+                self._hooks += [
+                    # What a layer is given it hands to this norm first; a layer's own hook is not called where it is
+                    # computed again in the backward pass.
+                    layer.input_layernorm.register_forward_pre_hook(self._remember(name)),
+                    _behind_attention(layer).register_forward_hook(self._add(name)),
+                ]
 
     def detach(self) -> None:
         """The decoder is what it was; a second call does nothing."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        self._beside.readers.discard(self.name)
+        with self._beside.turn:  # a pass through the layers goes on with all of them or with none
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
+            self._beside.readers.discard(self.name)
 
     def _remember(self, name: str) -> Any:
         def remember(_: nn.Module, given: tuple[Tensor, ...]) -> None:

@@ -29,7 +29,7 @@ from preread.methods.cepe.kept import Kept, kept, restored
 from preread.methods.cepe.masked import MaskedObjective
 from preread.methods.cepe.moving import shares
 from preread.methods.cepe.objective import CopyObjective, DistilObjective, ReaderObjective, ReadObjective
-from preread.methods.cepe.reader import Reader, ReaderConfig
+from preread.methods.cepe.reader import Reader, ReaderConfig, damaged
 from preread.methods.cepe.recall import RecallObjective
 from preread.nn.activations import Levers, frugal
 from preread.nn.answering import adapter_objective
@@ -77,13 +77,28 @@ class Cepe(Method):
             )
 
     def attach(self, decoder: Decoder) -> CepeHandle:
-        """Load or make the reader and put it on the decoder."""
+        """Load or make the reader and put it on the decoder.
+
+        Raises:
+            UsageError: a shape is asked for, and there is a trained reader.
+            IntegrityError: the reader is damaged, or not there.
+            FingerprintMismatch: it was trained for another decoder.
+        """
         folder = self.weights
         if folder is None and not self.fresh:
             folder = trained_for(decoder.fingerprint, readers_home(), SHIPPED)
         if folder and not folder.exists():
             folder = readers_home() / folder  # by its name
+            if not folder.exists():
+                raise damaged(folder, "no such folder, and no installed reader of that name")
         if folder:
+            if self.shape != ReaderConfig():
+                raise UsageError(
+                    expected="`shape` for a reader that is not trained yet",
+                    got=f"one for the reader in {folder}, which has its own",
+                    consequence="Nothing was attached.",
+                    remedy="Leave `shape` out, or say `fresh: true` to start another reader.",
+                )
             made = Reader.load(folder, decoder)
         else:
             with torch.random.fork_rng():

@@ -176,7 +176,7 @@ class Reader(nn.Module):
                 expected=f"a reader made for {decoder.name} ({decoder.fingerprint[:12]})",
                 got=f"one made for {name} ({base[:12]}) in {folder}",
                 consequence="It was not loaded, because its states mean nothing to these weights.",
-                remedy=f"Open {name}, or train a reader for {decoder.name}: preread train cepe RECIPE",
+                remedy="Open the decoder that it was made for, or train one for this: preread train cepe RECIPE",
             )
         try:
             reader = Reader(decoder, config, trained)
