@@ -21,12 +21,15 @@ from preread.core.config import build
 from preread.core.errors import FingerprintMismatch, IntegrityError, PrereadError
 from preread.core.types import sha256
 from preread.methods.cepe.attaching import Begin, Crossings
+from preread.methods.cepe.borrowed import BorrowedConfig, BorrowedEncoder
 from preread.methods.cepe.encoder import ContextEncoder, Encoder, EncoderConfig
 from preread.methods.cepe.own import OwnEncoder, OwnEncoderConfig
 from preread.nn.hf import Decoder
 from preread.nn.lora import compact, digest
 
-MANIFEST, KIND = "manifest.json", "cepe-reader"
+MANIFEST, KIND, BORROWED = "manifest.json", "cepe-reader", "borrowed"
+KINDS = frozenset({"own", "borrowed"})
+"""Other encoders than the decoder's bottom."""
 FILES = {"encoder": ("encoder.",), "crossings": ("crossings.", "order")}
 """What is in which file, by how its tensors' names begin: parts may be large, and stay apart."""
 
@@ -38,6 +41,7 @@ class ReaderConfig:
     Args:
         encoder: of the context encoder, where it is the decoder's bottom.
         own: of a context encoder of its own, as in the paper, which then is the one; `encoder` says nothing.
+        borrowed: an encoder from Hugging Face, which then is the one.
         layers: of the decoder that attend to its states, counted from 0; None is all, as in the paper.
         begin: as what the cross-attention begins (`Crossings`).
         order: chunks, counted back from the decoder's text, that have a vector of their own for their place; those
@@ -46,6 +50,7 @@ class ReaderConfig:
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     own: OwnEncoderConfig | None = None
+    borrowed: BorrowedConfig | None = None
     layers: tuple[int, ...] | None = None
     begin: Begin = "gated"
     order: int = 0
@@ -73,6 +78,7 @@ class Reader(nn.Module):
         decoder: whose weights it borrows; nothing is attached until `attach`.
         config: its shape.
         trained: what it was trained for.
+        folder: that `save` wrote, where it is read from one.
 
     Attributes:
         documents: hashes of the documents that it was trained on.
@@ -82,21 +88,23 @@ class Reader(nn.Module):
         UnsupportedModel: its layers are built otherwise.
     """
 
-    def __init__(self, decoder: Decoder, config: ReaderConfig, trained: Trained | None = None) -> None:
+    def __init__(
+        self, decoder: Decoder, config: ReaderConfig, trained: Trained | None = None, folder: Path | None = None
+    ) -> None:
         super().__init__()
         self.decoder, self.config, self.trained = decoder, config, trained or Trained()
         self.documents: frozenset[str] = frozenset()
-        self.encoder: Encoder = (
-            OwnEncoder(decoder, config.own) if config.own else ContextEncoder(decoder, config.encoder)
-        )
+        self.encoder = _encoder(decoder, config, folder)
         self.crossings = Crossings(decoder, self.encoder.width, config.layers, config.begin)
         self.order = nn.Parameter(torch.zeros(config.order, self.encoder.width, device=decoder.device))
 
     @property
     def hash(self) -> str:
         """Hex SHA-256 of its shape and of every number of it."""
-        shape = {name: value for name, value in asdict(self.config).items() if name != "own" or value}
-        return sha256(json.dumps(shape, sort_keys=True), digest(self))  # without an encoder of its own as ever
+        shape = {name: value for name, value in asdict(self.config).items() if name not in KINDS or value}
+        if self.config.borrowed:
+            del shape["borrowed"]["name"]  # wherever it came from: its weights are here
+        return sha256(json.dumps(shape, sort_keys=True), digest(self))  # with the usual encoder as ever
 
     def attach(self) -> None:
         """Put it on the decoder."""
@@ -138,6 +146,8 @@ class Reader(nn.Module):
             training: what the caller knows of its training (recipe, data, figures).
         """
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.encoder, BorrowedEncoder):
+            self.encoder.keep(folder / BORROWED)
         tensors = {name: compact(parameter) for name, parameter in self.named_parameters()}
         for part, begins in FILES.items():
             own = {name: tensor for name, tensor in tensors.items() if name.startswith(begins)}
@@ -179,7 +189,7 @@ class Reader(nn.Module):
                 remedy="Open the decoder that it was made for, or train one for this: preread train cepe RECIPE",
             )
         try:
-            reader = Reader(decoder, config, trained)
+            reader = Reader(decoder, config, trained, folder)
             reader.load_state_dict(tensors)
         except (PrereadError, RuntimeError) as error:
             raise damaged(folder, str(error)) from error
@@ -187,6 +197,13 @@ class Reader(nn.Module):
             raise damaged(folder, f"weights of hash {reader.hash[:12]} under a manifest of {weights[:12]}")
         reader.documents = documents
         return reader
+
+
+def _encoder(decoder: Decoder, config: ReaderConfig, folder: Path | None) -> Encoder:
+    """The context encoder of a reader, which may be kept in a folder."""
+    if config.borrowed:
+        return BorrowedEncoder(decoder, config.borrowed, folder and folder / BORROWED)
+    return OwnEncoder(decoder, config.own) if config.own else ContextEncoder(decoder, config.encoder)
 
 
 def damaged(folder: Path, reason: str) -> IntegrityError:
