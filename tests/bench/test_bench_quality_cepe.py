@@ -102,7 +102,7 @@ def test_past_the_window_a_perplexity_is_held_against_the_window_alone():
 def test_more_retrieved_passages_are_held_against_fewer_before_the_same_windows():
     def tasks(few, many):
         return [
-            judged(Ralm(name, passages=count, also=FILES), {ROW: [nll, nll + 1, nll + 2]})
+            judged(Ralm(name, passages=count, also=FILES, search="words"), {ROW: [nll, nll + 1, nll + 2]})
             for name in SETS
             for count, nll in ((FEW, few), (MANY, many))
         ]

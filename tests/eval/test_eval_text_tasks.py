@@ -25,10 +25,12 @@ from preread.eval.summary import table
 from preread.eval.tasks import TASKS
 from preread.eval.tasks.ability import ClosedBook, ShortText
 from preread.eval.tasks.chunked import Chunked
+from preread.eval.tasks.datastore import PASSAGE
 from preread.eval.tasks.positions import Positions
-from preread.eval.tasks.ralm import PASSAGE, WINDOW, Ralm
+from preread.eval.tasks.ralm import WINDOW, Ralm
 from preread.eval.tasks.sliding import Sliding
 from preread.eval.tasks.texts import Text
+from preread.retrieval.bm25 import Words
 from tests.conftest import WordCounts
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -240,6 +242,32 @@ def test_passages_are_the_nearest_by_brute_force_the_best_last(kit):
             found = [stretch.far[first:last] for first, last in stretch.passages]
             assert sum(found, ()) == stretch.far
             assert found[-1] == allowed[int(np.argmax(cosines))]
+
+
+def test_passages_found_by_words_are_the_best_by_brute_force(kit):
+    ids, decode = tokens(kit), kit.decoder.tokenizer.decode
+    every = {
+        name: [own[at : at + PASSAGE] for at in range(0, len(own) - PASSAGE + 1, PASSAGE)]
+        for name, own in ids.items()
+        if len(own) >= WINDOW
+    }
+    index = Words([decode(piece) for name in sorted(every) for piece in every[name]])
+    task = Ralm("tales", passages=5, search="words")
+    for stretch in task.units(kit):
+        start = int(stretch.id.rpartition(":")[2])
+        scores = iter(index.scores(decode(stretch.near)))
+        of = {
+            (name, i): (score, piece)
+            for name in sorted(every)
+            for i, (piece, score) in enumerate(zip(every[name], scores, strict=False))
+        }
+        top = max(score for score, _ in of.values())
+        allowed = [of[name, i] for name, i in of if name != stretch.source or (i + 1) * PASSAGE <= start]
+        best = sorted((float(score / top) for score, _ in allowed), reverse=True)[:5]
+        assert stretch.scores == pytest.approx(best[::-1])
+        assert stretch.far[-PASSAGE:] in {piece for score, piece in allowed if score / top == pytest.approx(best[0])}
+    assert task.label != replace(task, search="dense").label
+    assert "BM25" in task.note
 
 
 def test_documents_of_further_files_are_found_too_but_nothing_more_of_what_is_judged(kit):

@@ -16,7 +16,7 @@ ALONE, FULL = "no context", "full text"
 SETS, LONG_SETS = ("books", "math_latex", "science_plos", "tech_docs"), ("books", "math_latex", "tech_docs")
 """Running text, and those of it that have documents of 32,768 tokens."""
 GAP, BEYOND = "last 256 of 28 x 256 + 1,024", "last 256 of 96 x 256 + 8,192"
-RETRIEVED = "{} retrieved passages of 12 more files"
+RETRIEVED = "{} retrieved passages of 12 more files by words"
 FEW, MANY = 10, 50
 """Retrieved passages."""
 OPEN_DOMAIN = "nq_oracle, hard distractors of 3 sets"
