@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    CanineTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 from preread.core.errors import UnknownModel, UnsupportedModel, UsageError
 from preread.core.types import Passage, TextBatch
 from preread.methods.cepe.borrowed import BorrowedConfig
 from preread.methods.cepe.method import Cepe
-from preread.methods.cepe.reader import ReaderConfig
+from preread.methods.cepe.reader import Reader, ReaderConfig
 
 TEXTS = ("The keeper of the lighthouse wrote.", "In winter the storm reached the island at night. " * 3, "x")
 
@@ -79,3 +92,71 @@ def test_what_is_no_encoder_and_what_it_cannot_learn_is_refused(handle, tmp_path
         shape = ReaderConfig(borrowed=BorrowedConfig(str(tmp_path / name)))
         with pytest.raises(error):
             Cepe(fresh=True, shape=shape).attach(tiny_decoder("llama"))
+
+
+def _saved(folder, model, tokenizer, **changed):
+    """Both in a folder, whose tokenizer says other things."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    return BorrowedConfig(str(folder), chunk=64, together=3)
+
+
+SIZES = {"vocab_size": 400, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+UNTOLD = int(1e30)
+"""What a tokenizer says that was not told how much its model reads at once."""
+KINDS = {
+    "positions from behind the filling one's": (RobertaModel, RobertaConfig(**SIZES, max_position_embeddings=18), {}),
+    "nothing to fill rows up with": (
+        DistilBertModel,
+        DistilBertConfig(vocab_size=400, dim=24, n_layers=1, n_heads=2, hidden_dim=8, max_position_embeddings=16),
+        {"pad_token": None},
+    ),
+    "no types of tokens": (
+        ModernBertModel,
+        ModernBertConfig(**SIZES, max_position_embeddings=16, pad_token_id=0, cls_token_id=1, sep_token_id=2),
+        {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_whatever_an_encoder_is_like_a_chunk_is_as_alone(kind, dtype, tmp_path, tiny_decoder, tiny_tokenizer):
+    of, config, changed = KINDS[kind]
+    shape = _saved(tmp_path / "encoder", of(config), tiny_tokenizer, model_max_length=UNTOLD, **changed)
+    decoder = tiny_decoder("llama")
+    decoder.model.to(dtype)
+    reader = Reader(decoder, ReaderConfig(borrowed=shape)).eval()
+    chunks = [*map(decoder.tokens, TEXTS), torch.tensor(tiny_tokenizer.all_special_ids)]
+    together = reader.encoder(chunks)
+    for chunk, states in zip(chunks, together, strict=True):
+        torch.testing.assert_close(reader.encoder([chunk])[0], states, atol=1e-5, rtol=0)
+        assert states.isfinite().all()
+    assert len(together[1]) > 16, "read in pieces"
+    assert together[-1].shape == (0, 24), "without text there is nothing to tell"
+    assert {states.dtype for states in together} == {dtype}
+
+
+NONE = {
+    "decoder behind it": lambda: T5EncoderModel(T5Config(vocab_size=400, d_model=24, d_kv=12, d_ff=8, num_layers=1)),
+    "to a table of 100": lambda: BertModel(BertConfig(**{**SIZES, "vocab_size": 100})),
+    "reads 0 tokens": lambda: BertModel(BertConfig(**SIZES)),
+    "CanineTokenizer": lambda: BertModel(BertConfig(**SIZES)),
+}
+
+
+@pytest.mark.parametrize("why", NONE)
+def test_what_could_not_be_read_with_is_refused_at_once(why, tmp_path, tiny_decoder, tiny_tokenizer):
+    tokenizer = CanineTokenizer() if why == "CanineTokenizer" else tiny_tokenizer
+    shape = _saved(tmp_path / "encoder", NONE[why](), tokenizer, **{"model_max_length": 0} if "reads 0" in why else {})
+    with pytest.raises(UnsupportedModel, match=why):
+        Reader(tiny_decoder(), ReaderConfig(borrowed=shape))
+
+
+@pytest.mark.parametrize("wrong", [{"chunk": 0}, {"together": 0}], ids=str)
+def test_chunks_of_nothing_are_refused(wrong, folder, tiny_decoder):
+    with pytest.raises(UsageError, match="at least 1"):
+        Reader(tiny_decoder(), ReaderConfig(borrowed=BorrowedConfig(str(folder), **wrong)))

@@ -15,11 +15,8 @@ from torch import Tensor
 
 from preread.core.errors import UsageError
 from preread.methods.cepe.encoder import Encoder
-from preread.models.encoders import load_encoder
+from preread.models.encoders import load_encoder, most_tokens
 from preread.nn.hf import Decoder
-
-LONGEST = 512
-"""Tokens of the encoder's that it reads at once, where its config does not say."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +44,23 @@ class BorrowedEncoder(Encoder):
 
     Raises:
         UnknownModel, UnsupportedModel: as `load_encoder`.
+        UsageError: chunks of no token, or none at a time.
     """
 
     def __init__(self, decoder: Decoder, config: BorrowedConfig, kept: Path | None = None) -> None:
         super().__init__()
         self.decoder, self.config = decoder, config
+        if config.chunk < 1 or config.together < 1:
+            raise UsageError(
+                expected="chunks of at least 1 token, at least 1 at a time",
+                got=f"chunk: {config.chunk}, together: {config.together}",
+                consequence="No encoder was made.",
+                remedy="Correct `borrowed`.",
+            )
         model, self.tokenizer = load_encoder(str(kept or config.name), weights=kept is None)
-        self.model = model.to(decoder.device)
-        shape = model.config.get_text_config()
-        self.chunk, self.together, self.width = config.chunk, config.together, int(shape.hidden_size)
-        # RoBERTa's table has two positions more than it may use; `model_max_length` knows, where it was told.
-        told = (self.tokenizer.model_max_length, getattr(shape, "max_position_embeddings", None) or LONGEST)
-        self.longest = min(told)
+        self.model, self.longest = model.to(decoder.device), most_tokens(model, self.tokenizer)
+        self.chunk, self.together = config.chunk, config.together
+        self.width = int(model.config.get_text_config().hidden_size)
 
     def keep(self, folder: Path) -> None:
         """Write what is needed beside the weights to make it again."""
@@ -101,10 +103,12 @@ class BorrowedEncoder(Encoder):
             padding=True,
             return_tensors="pt",
         ).to(self.model.device)
-        of = read.pop("overflow_to_sample_mapping")
-        mask: Tensor = read["attention_mask"]
-        states: Tensor = self.model(**read).last_hidden_state.to(self.decoder.dtype)
-        pieces: list[list[Tensor]] = [[] for _ in chunks]
-        for chunk, row, valid in zip(of.tolist(), states, mask.bool(), strict=True):
-            pieces[chunk].append(row[valid])
+        # A chunk of special tokens alone has no text, and then perhaps no token of the encoder's.
+        told = read["attention_mask"].any(dim=1)
+        ids, mask, of = (read[name][told] for name in ("input_ids", "attention_mask", "overflow_to_sample_mapping"))
+        pieces = [[torch.zeros(0, self.width, dtype=self.decoder.dtype, device=ids.device)] for _ in chunks]
+        if len(of):
+            states: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.to(self.decoder.dtype)
+            for chunk, row, valid in zip(of.tolist(), states, mask.bool(), strict=True):
+                pieces[chunk].append(row[valid])
         return [torch.cat(some) for some in pieces]
