@@ -188,6 +188,7 @@ def test_a_trained_reader_keeps_its_shape_and_one_that_is_not_there_is_named(han
     ("stage", "settings", "words"),
     [
         ("lm", {"trains": ()}, "parts that this reader has"),
+        ("lm", {"trains": ("gates", "gate")}, "out of gates, crossings, encoder"),
         ("lm", {"near": 40}, "below the window of 40"),
         ("lm", {"near": 1}, "from 2"),
         ("recall", {"near": 39}, "room for two pairs"),

@@ -51,10 +51,10 @@ def load_encoder(name: str, weights: bool = True) -> tuple[PreTrainedModel, PreT
 def most_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """How many tokens an encoder may read at once, what its tokenizer adds among them."""
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    said = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+    said = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST)
     if (filling := getattr(table, "padding_idx", None)) is not None:
         said -= filling + 1  # RoBERTa counts positions from behind the one of what fills rows up
-    return min(said, tokenizer.model_max_length)
+    return min(said, int(tokenizer.model_max_length))
 
 
 def _wrong(model: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:

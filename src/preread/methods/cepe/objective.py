@@ -49,6 +49,8 @@ class ReaderObjective(Objective):
     def __init__(self, reader: Reader, finish: Callable[[], object], trains: tuple[Part, ...]) -> None:
         super().__init__()
         self.reader, self.finish = reader, finish
+        if unknown := [part for part in trains if part not in get_args(Part)]:
+            raise senseless(f"parts out of {', '.join(get_args(Part))}, in `trains`", ", ".join(unknown))
         reader.float().requires_grad_(False)
         for part in trains:
             for parameter in _parameters(reader, part):
