@@ -21,7 +21,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from preread.core.errors import UnknownModel, UnsupportedModel, UsageError
+from preread.core.errors import IntegrityError, UnknownModel, UnsupportedModel, UsageError
 from preread.core.types import Passage, TextBatch
 from preread.methods.cepe.borrowed import BorrowedConfig
 from preread.methods.cepe.method import Cepe
@@ -80,6 +80,20 @@ def test_it_trains_with_the_reader_and_is_whole_in_its_folder(handle, folder, tm
         one, other = (next(iter(some.encode([passage]))).tensors["states"] for some in (handle, again))
         assert torch.equal(one, other)
         assert again.reader.hash == handle.reader.hash
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_another_config_or_tokenizer_under_the_same_weights_is_damage(handle, tmp_path, name):
+    handle.reader.settle()
+    handle.reader.save(tmp_path / "reader", {})
+    Reader.load(tmp_path / "reader", handle.decoder)
+    file = tmp_path / "reader" / "borrowed" / name
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(IntegrityError, match=f"{name} is not the one"):
+        Reader.load(tmp_path / "reader", handle.decoder)
+    file.unlink()
+    with pytest.raises(IntegrityError, match=name):
+        Reader.load(tmp_path / "reader", handle.decoder)
 
 
 def test_what_is_no_encoder_and_what_it_cannot_learn_is_refused(handle, tmp_path, tiny_decoder):

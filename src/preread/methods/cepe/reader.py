@@ -24,6 +24,7 @@ from preread.methods.cepe.attaching import Begin, Crossings
 from preread.methods.cepe.borrowed import BorrowedConfig, BorrowedEncoder
 from preread.methods.cepe.encoder import ContextEncoder, Encoder, EncoderConfig
 from preread.methods.cepe.own import OwnEncoder, OwnEncoderConfig
+from preread.models.cache import file_sha256
 from preread.nn.hf import Decoder
 from preread.nn.lora import compact, digest
 
@@ -161,6 +162,7 @@ class Reader(nn.Module):
             "config": asdict(self.config),
             "trained": asdict(self.trained),
             "training": training,
+            "files": {file.name: file_sha256(file) for file in sorted((folder / BORROWED).glob("*"))},
         }
         (folder / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -179,6 +181,9 @@ class Reader(nn.Module):
             documents = frozenset(map(str, record["training"].get("documents", ())))
             parts = [load_file(folder / f"{part}.safetensors") for part in FILES]
             tensors = {name: tensor for part in parts for name, tensor in part.items()}
+            for file, said in record.get("files", {}).items():  # what reads text by the weights, and is none of them
+                if file_sha256(folder / BORROWED / file) != said:
+                    raise ValueError(f"{file} is not the one that was saved")
         except Exception as error:
             raise damaged(folder, f"{type(error).__name__}: {error}") from error
         if base != decoder.fingerprint:
