@@ -70,11 +70,13 @@ NORM, CROSS, TABLE = "encoder.norm.weight", "model.layers.1.cross_attn.q_proj.we
 DAMAGE = {
     "cut": (_cut, "SafetensorError"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "tensors missing"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "0 bytes of weights"),
     "a norm less": (lambda f: _resave(f, lambda t: t.pop(NORM)), NORM),
     "no base": (lambda f: _resave(f, lambda t: t.pop("lm_head.weight")), "lm_head"),
     "a weight more": (lambda f: _resave(f, lambda t: t.update({"score.weight": torch.ones(2)})), "score"),
     "one row for all": (lambda f: _resave(f, lambda t: t.update({CROSS: t[CROSS][:1].clone()})), r"\(1, 48\)"),
+    "no number": (lambda f: _resave(f, lambda t: t[CROSS][0].fill_(float("nan"))), "finite"),
+    "counted": (lambda f: _resave(f, lambda t: t.update({NORM: t[NORM].long()})), "finite"),
     "a table too small": (lambda f: _resave(f, lambda t: t.update({TABLE: t[TABLE][:9].clone()})), r"\(9, 32\)"),
 }
 
@@ -100,6 +102,22 @@ OTHERS = {
     "too many": {"num_cross_attn_layers": 4},
     "too few tokens": {"encoder_config": {"vocab_size": 300}},
 }
+SENSELESS = {
+    "no heads": ({"num_attention_heads": 0}, "heads=0"),
+    "more layers than memory": ({"num_hidden_layers": 10**12}, "bytes of weights"),
+    "wider than the files": ({"hidden_size": 2**20}, "bytes of weights"),
+}
+
+
+@pytest.mark.parametrize("senseless", SENSELESS)
+def test_a_shape_that_is_none_is_damage_and_takes_no_memory(base, publish_cepe, tmp_path, senseless):
+    publish_cepe(base, tmp_path / "theirs")
+    changed, says = SENSELESS[senseless]
+    config = tmp_path / "theirs" / "config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({**said, "encoder_config": {**said["encoder_config"], **changed}}))
+    with pytest.raises(IntegrityError, match=says):
+        published.convert(tmp_path / "theirs", tmp_path / "ours", base)
 
 
 @pytest.mark.parametrize("other", OTHERS)

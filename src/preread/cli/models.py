@@ -69,7 +69,9 @@ def convert_cepe(
     source: Annotated[Path, typer.Argument(help="Folder of a published CEPE or CEPED checkpoint, pickles and all.")],
     out: Annotated[Path, typer.Option(help="New folder for the reader, in safetensors.")],
     model: Annotated[str, typer.Option(help="The base model that it was trained with, which its files do not name.")],
-    states: Annotated[int, typer.Option(help="States that a row attended to in training; CEPED's were 2048.")] = 4096,
+    states: Annotated[
+        int, typer.Option(min=1, help="States that a row attended to in training; CEPED's were 2048.")
+    ] = 4096,
     json_: JsonOption = False,
 ) -> None:
     """Convert a published CEPE checkpoint (encoder and cross-attention), once; no code in it is run.

@@ -42,6 +42,8 @@ PLAIN: Mapping[str, object] = {
 """An encoder's settings that change what it computes, as they were published; any other value is refused."""
 WHOLE: Mapping[str, object] = {"num_cross_attn_hidden_states": 1, "encoder_is_model": False}
 """The same of the whole model."""
+HALF = 2
+"""Bytes of a number, at least."""
 ROUNDED = 2**-7
 """By how much of itself a frozen weight may differ: what bfloat16 rounds away, once on either side."""
 
@@ -82,6 +84,8 @@ def convert(source: Path, target: Path, decoder: Decoder, states: int = STATES) 
         raise UsageError("a new or empty folder to write", f"{target}", "Nothing was converted.", "Choose another one.")
     try:
         reader = _read(source, decoder, states)
+    except UsageError as error:  # a shape that is none: nobody here chose it
+        raise _damaged(source, error.got) from error
     except PrereadError:
         raise
     except Exception as error:  # whatever damaged files may lead to
@@ -94,11 +98,12 @@ def convert(source: Path, target: Path, decoder: Decoder, states: int = STATES) 
 
 def _read(source: Path, decoder: Decoder, states: int) -> Reader:
     shape = _shape(json.loads((source / "config.json").read_text(encoding="utf-8")), decoder)
+    files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
+    _expect_room(shape, sum(file.stat().st_size for file in files))
     tokens = 2 * states * SEQUENCES
     reader = Reader(decoder, shape, Trained(states, tokens, f"a published CEPE checkpoint ({source.name})"))
     ours = {_their_name(name): parameter for name, parameter in reader.named_parameters() if name != "order"}
     base = dict(decoder.model.named_parameters())
-    files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
     with progress(f"converting {source.name}", total=len(ours) + len(base)) as advance:
         for name, tensor in (pair for file in files for pair in _tensors(file)):
             if name in ours:
@@ -144,6 +149,18 @@ def _shape(config: Mapping[str, Any], decoder: Decoder) -> ReaderConfig:
     return ReaderConfig(own=own, layers=tuple(range(layers - crossed, layers)), begin="copied")
 
 
+def _expect_room(shape: ReaderConfig, held: int) -> None:
+    """Refuse an encoder for which the files have no room, before memory is taken for it.
+
+    Raises:
+        ValueError: it is larger than they are.
+    """
+    own = shape.own or OwnEncoderConfig()
+    numbers = own.width * (own.vocabulary + own.layers * (2 * own.width + 3 * own.inner))
+    if HALF * numbers > held:
+        raise ValueError(f"{held:,} bytes of weights for an encoder of {numbers:,} numbers")
+
+
 def _their_name(ours: str) -> str:
     """Their name of a reader's parameter."""
     if ours.startswith("encoder.model."):
@@ -165,6 +182,8 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
 def _fill(parameter: Tensor, name: str, tensor: Tensor) -> None:
     if tensor.shape != parameter.shape:  # a copy would spread a single row over all
         raise ValueError(f"{name} of shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
+    if not (tensor.is_floating_point() and tensor.isfinite().all()):
+        raise ValueError(f"{name} of other things than finite numbers")
     with torch.no_grad():
         parameter.copy_(tensor)
 
