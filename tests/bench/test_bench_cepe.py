@@ -14,6 +14,7 @@ from preread.bench.cepe_figures import RATIOS, error_figure, speed_figures, subj
 from preread.bench.cepe_limits import Sizes, crossing_flops, limits, sizes
 from preread.core.errors import ResourceError, UsageError
 from preread.methods.cepe.method import Cepe
+from preread.methods.cepe.reader import Reader, ReaderConfig
 from preread.nn import cache
 from preread.nn.beside import Context
 
@@ -143,6 +144,28 @@ def test_what_cannot_be_measured_is_refused(tiny, tmp_path, names, rows):
         bench(*tiny, "tiny", names, rows, tmp_path, repeats=1, seed=0)
 
 
-def test_an_unknown_shape_is_refused():
+@pytest.mark.parametrize(("shape", "method"), [("enormous", Cepe()), ("tiny", Cepe(moved=1))])
+def test_an_unknown_shape_and_another_reader_for_random_weights_are_refused(shape, method):
     with pytest.raises(UsageError, match="Nothing was measured"):
-        subject("enormous", Cepe(), seed=0)
+        subject(shape, method, seed=0)
+
+
+def test_an_encoder_whose_costs_nobody_counted_is_refused(tiny_decoder):
+    decoder = tiny_decoder()
+    reader = Reader(decoder, ReaderConfig())
+    reader.encoder = torch.nn.Identity()
+    with pytest.raises(UsageError, match="Nothing was measured"):
+        sizes(decoder, reader)
+
+
+def test_the_shape_that_is_told_is_that_of_the_weights(tiny_decoder, tmp_path):
+    decoder = tiny_decoder()
+    made = Reader(decoder, ReaderConfig(layers=(1,)))
+    made.settle()
+    made.save(tmp_path / "reader", {})
+    method, row = Cepe(weights=tmp_path / "reader"), Taken("decode", [1.0], [2.0])
+    [figure] = speed_figures("default", decoder, method, {"8k stored, decode": row}, "c")
+    assert "cross-attention in layers 1;" in figure.recipe
+    found = bench(decoder, method, "default", ["trial"], ["stored"], tmp_path / "work", repeats=1, seed=0)
+    record = json.loads((tmp_path / "work" / "cepe.json").read_text())
+    assert (record["about"]["reader"]["layers"], list(found)) == ([1], ["trial, stored"])

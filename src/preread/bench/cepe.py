@@ -208,13 +208,15 @@ def bench(
     """The table, by `setting, row`; what the folder has already is not taken again.
 
     Raises:
-        UsageError: an unknown setting or row, or the folder holds another shape's table.
+        UsageError: an unknown setting or row, or the folder holds the table of another shape or device.
     """
     _refuse_unknown("setting", names, [*SETTINGS, "trial"])
     _refuse_unknown("row", rows, ROWS)
     kept = work / RECORD
     work.mkdir(parents=True, exist_ok=True)
-    about = {"shape": shape, "reader": json.loads(json.dumps(asdict(method.shape))), "repeats": repeats, "seed": seed}
+    with method.attach(decoder) as handle:  # its shape is that of the weights, where there are some
+        reader = json.loads(json.dumps(asdict(handle.reader.config)))
+    about = {"shape": shape, "reader": reader, "repeats": repeats, "seed": seed, "device": device()}
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {"about": about, "rows": {}}
     if found["about"] != about:
         raise UsageError(

@@ -39,13 +39,17 @@ def subject(shape: str, method: Cepe, seed: int) -> tuple[Decoder, Cepe]:
     """What is measured: the default decoder on this CPU with a method as told, or a shape with random weights.
 
     Raises:
-        UsageError: an unknown shape.
+        UsageError: an unknown shape, or a method for one whose weights are random.
     """
     if shape == "default":
         return load("default", device="cpu"), method
     if shape not in SHAPES:
         raise UsageError(
             f"default, or a shape out of {', '.join(SHAPES)}", shape, "Nothing was measured.", "Correct --shape."
+        )
+    if method != Cepe():
+        raise UsageError(
+            "--recipe with --shape default alone", shape, "Nothing was measured.", "Leave one of the two out."
         )
     own = OwnEncoderConfig() if shape == "llama-2-7b" else OwnEncoderConfig(300, 32, 2, 2, 2, 64, chunk=16)
     return random_decoder(shape, seed), Cepe(fresh=True, shape=ReaderConfig(own=own, begin="copied"))
@@ -88,9 +92,10 @@ def error_figure(seed: int, command: str) -> Figure:
 def speed_figures(shape: str, decoder: Decoder, method: Cepe, taken: Mapping[str, Taken], command: str) -> list[Figure]:
     """Those of the scoreboard that the table holds; a ratio only where full attention fitted too."""
     figures = []
-    layers = method.shape.layers or ("all",)
+    with method.attach(decoder) as handle:
+        layers = handle.reader.crossings.modules_by_layer
     about = f"{shape}, {str(decoder.dtype).removeprefix('torch.')}, cross-attention in layers "
-    about += ", ".join(map(str, layers))
+    about += ", ".join(layers)
     for key, row in taken.items():
         told = f"{about}; {key}"
         if (name := RATIOS.get((shape, key))) and row.full:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from preread.core.errors import UsageError
 from preread.methods.cepe.encoder import ContextEncoder
 from preread.methods.cepe.own import OwnEncoder
 from preread.methods.cepe.reader import Reader
@@ -68,15 +69,25 @@ class Sizes:
 
 
 def sizes(decoder: Decoder, reader: Reader) -> Sizes:
-    """Those of a decoder and its reader."""
+    """Those of a decoder and its reader.
+
+    Raises:
+        UsageError: its encoder is a borrowed one, whose costs nobody counted.
+    """
     modules = list(reader.crossings.modules_by_layer.values())
     layers, kv_heads, width = decoder.kv_shape
     own = list(decoder.model.base_model.layers)
     encoder = reader.encoder
     if isinstance(encoder, OwnEncoder):
         blocks, queries = list(encoder.model.layers), encoder.width
+    elif not isinstance(encoder, ContextEncoder):
+        raise UsageError(
+            expected="a reader whose encoder is the decoder's bottom or its own",
+            got="a borrowed one",
+            consequence="Nothing was measured.",
+            remedy="Measure a reader of another kind.",
+        )
     else:
-        assert isinstance(encoder, ContextEncoder), "the two kinds that there are"
         blocks, queries = own[: encoder.layers], _queries(decoder)
     return Sizes(
         layers=layers,
