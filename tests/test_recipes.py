@@ -195,6 +195,14 @@ def test_mistakes_are_named(data, change, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("change", ["phases=[{}, {stage: magic}]", "phases=[{}, {objective: {magic: 1}}]"])
+def test_a_senseless_phase_is_told_before_anything_is_read_or_trained(data, change):
+    (data / "texts.jsonl").unlink()
+    with pytest.raises(UsageError, match="magic"):
+        run(build(Recipe, VALUES, [change]), data, data / "out")
+    assert not (data / "out").exists()
+
+
 @pytest.mark.parametrize("line", ["5", '{"title": "no text"}', "not json"])
 def test_records_without_text_are_named(data, line):
     (data / "texts.jsonl").write_text(line)

@@ -49,6 +49,13 @@ def test_a_run_says_its_cost_first_and_where_nobody_answers_goes_on(train, tmp_p
     assert "TFLOP" not in train()[2], "a run that goes on is not estimated again"
 
 
+@pytest.mark.parametrize("name", ["../mine", ""])
+def test_a_name_that_is_none_is_said_before_the_training(train, tmp_path, name):
+    code, _, err = train("--install", name)
+    assert (code, "plain name" in err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_yes_neither_estimates_nor_asks(train, monkeypatch):
     monkeypatch.setattr("preread.recipes.estimate", None)
     assert train("--yes")[0] == 0

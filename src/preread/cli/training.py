@@ -19,8 +19,20 @@ DataOption = Annotated[Path, typer.Option(help="Folder that the recipe's files a
 OutOption = Annotated[Path, typer.Option(help="Folder for checkpoints, log and the result.")]
 ModelOption = Annotated[str | None, typer.Option(help="Decoder, instead of the recipe's; `:int8` behind it quantises.")]
 EstimateOption = Annotated[bool, typer.Option("--estimate", help="Only say what it will cost.")]
+
+
+def _plain(name: str | None) -> str | None:
+    """A name to install by, looked at before anything is trained."""
+    if name is not None:
+        from preread import recipes
+
+        recipes.expect_plain(name)
+    return name
+
+
 InstallOption = Annotated[
-    str | None, typer.Option(help="Name under which `add --model` then finds what was trained by itself.")
+    str | None,
+    typer.Option(help="Name under which `add --model` then finds what was trained by itself.", callback=_plain),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Neither estimate nor ask.")]
 

@@ -101,6 +101,21 @@ def estimate(recipe: Recipe, data: Path) -> Estimate:
     return reduce(Estimate.then, costs)
 
 
+def expect_plain(name: str) -> None:
+    """Refuse a name that is none of a folder, before hours of training.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if Path(name).name != name or name[:1] in ("", "."):
+        raise UsageError(
+            expected="a plain name for what is trained",
+            got=repr(name),
+            consequence="Nothing was installed.",
+            remedy="Choose one of letters, digits and dashes.",
+        )
+
+
 def install(folder: Path, name: str) -> Path:
     """Put what a finished run trained where its decoder finds it without being told.
 
@@ -115,13 +130,14 @@ def install(folder: Path, name: str) -> Path:
         UsageError: the run is not finished, or the name is not one of a folder; or it trained something that no method
             looks for.
     """
+    expect_plain(name)
     trained = folder / TRAINED
-    if not (trained / "manifest.json").is_file() or Path(name).name != name or name[:1] in ("", "."):
+    if not (trained / "manifest.json").is_file():
         raise UsageError(
-            expected="a finished run and a plain name for what it trained",
-            got=f"{folder} and {name!r}",
+            expected="a finished run",
+            got=f"{folder}",
             consequence="Nothing was installed.",
-            remedy="Run the recipe to its end, and choose a name of letters, digits and dashes.",
+            remedy="Run it to its end.",
         )
     kind = str(json.loads((trained / "manifest.json").read_text(encoding="utf-8")).get("kind"))
     if kind not in HOMES:
@@ -151,19 +167,7 @@ class _Prepared:
 
     def objective(self, phase: Recipe) -> Objective:
         """What a phase minimises."""
-        try:
-            made = self.handle.objective(phase.stage, **phase.objective)
-        except TypeError as error:  # a keyword that the stage does not have
-            raise UsageError(
-                expected=f"settings of {phase.method}'s stage {phase.stage}",
-                got=str(error),
-                consequence="Nothing was trained.",
-                remedy="Correct `objective` in the recipe.",
-            ) from error
-        if phase.batches not in made.batches:
-            wanted = f"batches of {' or '.join(sorted(made.batches))} for {phase.method}'s stage {phase.stage}"
-            raise UsageError(wanted, phase.batches, "Nothing was trained.", "Correct `batches` in the recipe.")
-        return made
+        return _objective(self.handle, phase)
 
     def batches(self, phase: Recipe) -> Batches:
         """Windows by number of the micro-step."""
@@ -193,16 +197,42 @@ def _prepared(recipe: Recipe, data: Path) -> Iterator[_Prepared]:
             consequence="Nothing was trained.",
             remedy="Correct `method` in the recipe.",
         )
+    method = build(METHODS[recipe.method], recipe.settings)
     decoder = load(recipe.model)
+    torch.manual_seed(recipe.training.seed)
+    handle: Handle
+    with method.attach(decoder) as handle:
+        with torch.random.fork_rng():  # senseless phases are told before texts are read and those before them trained
+            for phase in phases(recipe):
+                _objective(handle, phase)
+        yield _Prepared(handle, *_sources(recipe, data, decoder))
+
+
+def _objective(handle: Handle, phase: Recipe) -> Objective:
+    """What a phase minimises."""
+    try:
+        made = handle.objective(phase.stage, **phase.objective)
+    except TypeError as error:  # a keyword that the stage does not have
+        raise UsageError(
+            expected=f"settings of {phase.method}'s stage {phase.stage}",
+            got=str(error),
+            consequence="Nothing was trained.",
+            remedy="Correct `objective` in the recipe.",
+        ) from error
+    if phase.batches not in made.batches:
+        wanted = f"batches of {' or '.join(sorted(made.batches))} for {phase.method}'s stage {phase.stage}"
+        raise UsageError(wanted, phase.batches, "Nothing was trained.", "Correct `batches` in the recipe.")
+    return made
+
+
+def _sources(recipe: Recipe, data: Path, decoder: Decoder) -> tuple[Source, Source | None]:
+    """What is trained on, and what is held out of it."""
     corpus = _read(recipe.data, recipe, data, decoder)
     unseen = _read(recipe.held_out, recipe, data, decoder) if recipe.held_out else None
     if unseen and (seen := {*unseen.documents} & {*corpus.documents}):
         wanted, given = "documents in `held_out` that are not in `data`", f"{len(seen)} that are in both"
         raise UsageError(wanted, given, "Nothing was trained.", "Hold out other files.")
-    torch.manual_seed(recipe.training.seed)
-    handle: Handle
-    with build(METHODS[recipe.method], recipe.settings).attach(decoder) as handle:
-        yield _Prepared(handle, corpus, unseen)
+    return corpus, unseen
 
 
 def _left(minutes: float | None, start: float) -> float | None:
