@@ -1,10 +1,16 @@
 """How queries attend to states: through keys and values of them, or, where few ask, through the states themselves.
 
 No query is hidden from a state by its place, so the queries of heads that share keys and values are rows of one
-product, on every device; in the absorbed way those of all heads are.
+product, on every device; in the absorbed way those of all heads are. For a token or a few on CUDA that product, the
+softmax and the mean are one kernel (`fused`).
 """
 
 from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -74,10 +80,20 @@ def absorbed(
 
 def _seen(rows: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
     """[B, R, S] means of the states, weighted by how well they fit each of the [B, R, S] scaled rows."""
+    kernel = _fused() if rows.is_cuda else None
+    if kernel and kernel.serves(rows, states):
+        means: Tensor = kernel.fused(rows, states, mask)
+        return means
     asked, shared = rows[:, None], states[:, None]
     if rows.dtype in HALF:  # no fused kernel of torch's takes heads as wide as states, and its plain one copies them
         return two_products(asked, shared, shared, mask)[:, 0]
     return F.scaled_dot_product_attention(asked, shared, shared, attn_mask=mask, scale=1.0)[:, 0]
+
+
+@cache
+def _fused() -> ModuleType | None:
+    """Our own kernel, where Triton is installed."""
+    return import_module("preread.methods.cepe.fused") if find_spec("triton") else None
 
 
 def _grouped(query: Tensor, kv_heads: int) -> Tensor:
