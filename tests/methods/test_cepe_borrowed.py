@@ -25,6 +25,7 @@ from preread.core.errors import IntegrityError, UnknownModel, UnsupportedModel, 
 from preread.core.types import Passage, TextBatch
 from preread.methods.cepe.borrowed import BorrowedConfig
 from preread.methods.cepe.method import Cepe
+from preread.methods.cepe.own import OwnEncoderConfig
 from preread.methods.cepe.reader import Reader, ReaderConfig
 
 TEXTS = ("The keeper of the lighthouse wrote.", "In winter the storm reached the island at night. " * 3, "x")
@@ -174,3 +175,8 @@ def test_what_could_not_be_read_with_is_refused_at_once(why, tmp_path, tiny_deco
 def test_chunks_of_nothing_are_refused(wrong, folder, tiny_decoder):
     with pytest.raises(UsageError, match="at least 1"):
         Reader(tiny_decoder(), ReaderConfig(borrowed=BorrowedConfig(str(folder), **wrong)))
+
+
+def test_two_encoders_are_one_too_many(folder):
+    with pytest.raises(UsageError, match="both"):
+        ReaderConfig(own=OwnEncoderConfig(), borrowed=BorrowedConfig(str(folder)))

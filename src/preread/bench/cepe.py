@@ -227,7 +227,9 @@ def bench(
             if (key := f"{name}, {row}") not in found["rows"]:
                 setting = TRIAL if name == "trial" else SETTINGS[name]
                 found["rows"][key] = asdict(take(decoder, method, setting, row, repeats, seed))
-                kept.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+                half = kept.with_suffix(".part")  # whoever is killed here loses the row, not the table
+                half.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+                half.replace(kept)
             advance(1, key)
     return {key: Taken(**row) for key, row in found["rows"].items()}
 

@@ -81,7 +81,7 @@ class Memories:
                 remedy="Add the documents again if they were not forgotten meanwhile, or use --method text.",
             )
         made = dict(zip(missing, self._spot(wanted, scope), strict=True))
-        raw = self.store.payloads([key for key in keys if key not in made])
+        raw = self.store.mapped([key for key in keys if key not in made])
         return [made[key] if key in made else Memory.from_bytes(raw[key], expect) for key in keys]
 
     def are_stored(self, passages: Sequence[Passage], scope: Scope = "passage") -> bool:

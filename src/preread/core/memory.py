@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from safetensors.torch import load as load_tensors
+import numpy as np
+import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -13,6 +16,19 @@ from preread.core.errors import FingerprintMismatch, IntegrityError
 from preread.core.types import Scope, sha256
 
 FORMAT = "preread-memory-1"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""As safetensors names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +102,26 @@ class Memory:
         return save_tensors(tensors, metadata=manifest)
 
     @staticmethod
-    def from_bytes(raw: bytes, expect: Producer | None = None) -> Memory:
+    def from_bytes(raw: bytes | np.ndarray, expect: Producer | None = None) -> Memory:
         """Read a memory back, bit for bit.
+
+        Args:
+            raw: what `to_bytes` made; of an array ([bytes] uint8, such as of a mapped file) the tensors are views, so
+                that nothing of it is copied here. safetensors itself copies whatever it is given as bytes.
+            expect: who must have made it.
 
         Raises:
             IntegrityError: the bytes are not a whole memory file.
             FingerprintMismatch: `expect` is given and another producer made it.
         """
-        manifest = _manifest(raw)
+        whole = raw if isinstance(raw, np.ndarray) else np.frombuffer(bytearray(raw), np.uint8)
+        header, begin = _header(whole)
+        manifest = header.pop("__metadata__")
         try:
             producer = Producer(**json.loads(manifest["producer"]))
             scope: Scope = "document" if manifest["scope"] == "document" else "passage"
-            memory = Memory(producer, scope, manifest["source"], int(manifest["tokens"]), load_tensors(raw))
+            tensors = {name: _tensor(whole[begin:], **entry) for name, entry in header.items()}
+            memory = Memory(producer, scope, manifest["source"], int(manifest["tokens"]), tensors)
         except Exception as error:
             raise _corrupt(str(error)) from error
         if expect is not None and producer != expect:
@@ -110,17 +134,26 @@ class Memory:
         return memory
 
 
-def _manifest(raw: bytes) -> dict[str, str]:
-    size = int.from_bytes(raw[:8], "little")
+def _header(raw: np.ndarray) -> tuple[dict[str, Any], int]:
+    """What safetensors writes in front, and where the numbers begin."""
+    size = int.from_bytes(raw[:8].tobytes(), "little")
     try:
         if not 0 < size <= len(raw) - 8:
             raise ValueError("the header's length lies outside the file")
-        manifest: dict[str, str] = json.loads(raw[8 : 8 + size])["__metadata__"]
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']!r}")
+        header: dict[str, Any] = json.loads(raw[8 : 8 + size].tobytes())
+        if header["__metadata__"]["format"] != FORMAT:
+            raise ValueError(f"format {header['__metadata__']['format']!r}")
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise _corrupt(str(error)) from error
-    return manifest
+    return header, 8 + size
+
+
+def _tensor(raw: np.ndarray, dtype: str, shape: Sequence[int], data_offsets: tuple[int, int]) -> Tensor:
+    """A view of the bytes that a header's entry names."""
+    first, last = data_offsets
+    if not 0 <= first <= last <= len(raw):
+        raise ValueError("a tensor lies outside the file")
+    return torch.from_numpy(raw[first:last]).view(DTYPES[dtype]).view(list(shape))
 
 
 def _corrupt(reason: str) -> IntegrityError:

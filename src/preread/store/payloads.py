@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from preread.core.errors import IntegrityError
 from preread.store.faults import replace, room, settle
 
@@ -58,10 +60,29 @@ class Payloads:
             raw = self._file(key).read_bytes()
         except FileNotFoundError:
             raise _broken(key, "no such payload") from None
-        digest, content = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != digest:
-            raise _broken(key, f"{len(content):,} bytes that differ from what was stored")
-        return content
+        return bytes(_content(key, memoryview(raw)))
+
+    def mapped(self, key: str) -> np.ndarray:
+        """[bytes] uint8 of the content, read from the disk as it is looked at, and again where memory is short.
+
+        Writing into it changes nothing but the caller's own copy, and it outlasts the payload's removal. A file is
+        never changed in place, so that what was verified here is what is read later.
+
+        Raises:
+            IntegrityError: as `get`.
+        """
+        import torch  # its mapping keeps no file open, where Python's keeps one for each
+
+        file = self._file(key)
+        try:
+            size = file.stat().st_size
+            if not size:
+                raise _broken(key, "an empty file")
+            raw: np.ndarray = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
+        except (FileNotFoundError, RuntimeError):  # torch's, of a file that went in between
+            raise _broken(key, "no such payload") from None
+        _content(key, raw.data)
+        return raw[_DIGEST_BYTES:]
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every stored payload by key, without reading any."""
@@ -100,6 +121,14 @@ class Payloads:
     def _file(self, key: str) -> Path:
         assert _KEY.fullmatch(key), f"{key!r} is not a hex SHA-256"
         return self.folder / key[:2] / key
+
+
+def _content(key: str, raw: memoryview) -> memoryview:
+    """What stands behind the digest, if it is what was digested."""
+    digest, content = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise _broken(key, f"{len(content):,} bytes that differ from what was stored")
+    return content
 
 
 def _broken(key: str, got: str) -> IntegrityError:

@@ -92,6 +92,14 @@ class Store:
         """
         return {key: self._payloads.get(key) for key in keys}
 
+    def mapped(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """The payloads by key, [bytes] uint8 each, mapped and not read into memory.
+
+        Raises:
+            IntegrityError: as `payloads`.
+        """
+        return {key: self._payloads.mapped(key) for key in keys}
+
     def commit(
         self,
         collection: str,

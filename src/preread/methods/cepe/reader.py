@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from preread.core.config import build
-from preread.core.errors import FingerprintMismatch, IntegrityError, PrereadError
+from preread.core.errors import FingerprintMismatch, IntegrityError, PrereadError, UsageError
 from preread.core.types import sha256
 from preread.methods.cepe.attaching import Begin, Crossings
 from preread.methods.cepe.borrowed import BorrowedConfig, BorrowedEncoder
@@ -55,6 +55,15 @@ class ReaderConfig:
     layers: tuple[int, ...] | None = None
     begin: Begin = "gated"
     order: int = 0
+
+    def __post_init__(self) -> None:
+        if self.own and self.borrowed:
+            raise UsageError(
+                expected="one context encoder, `own` or `borrowed`",
+                got="both",
+                consequence="Nothing was attached.",
+                remedy="Leave one of them out of `shape`.",
+            )
 
 
 @dataclass(frozen=True)
