@@ -51,7 +51,7 @@ def test_the_weights_are_those_that_attention_reads_values_by(heads):
     torch.nn.init.normal_(module.o)
     x, states = torch.randn(5, 24, dtype=torch.float64), torch.randn(7, 16, dtype=torch.float64)
     values = (states @ module.v.T).view(7, heads[1], 8).repeat_interleave(heads[0] // heads[1], 1)
-    seen = torch.einsum("htn,nhe->the", module.weights(x, states).double(), values)
+    seen = torch.einsum("htn,nhe->the", torch.cat(list(module.weights(x, states, 2)), 1).double(), values)
     torch.testing.assert_close(
         seen.flatten(1) @ module.o.T, module(x[None], Context(states[None]))[0], atol=1e-5, rtol=0
     )
@@ -72,10 +72,11 @@ def test_a_share_is_the_most_that_a_head_gives_from_one_position_of_the_question
         hook.remove()
     borders = [sum(SIZES[:i]) for i in range(len(SIZES) + 1)]
     expected = []
+    weights = {module: next(module.weights(x, prompt.states, len(x))) for module, x in seen.items()}
     for start, stop in pairwise(borders):
         each = [
-            float(module.gate[head].abs() * module.weights(x, prompt.states)[head, place, start:stop].sum())
-            for module, x in seen.items()
+            float(module.gate[head].abs() * weights[module][head, place, start:stop].sum())
+            for module in seen
             for head in range(module.shape.heads)
             for place in range(prompt.shared, len(prompt))
         ]

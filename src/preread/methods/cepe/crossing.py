@@ -8,6 +8,7 @@ nothing is computed of them: what decoding a token at a time wants. The authors 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,20 +105,22 @@ class CrossAttention(nn.Module):
         out = F.linear(attended.transpose(1, 2).flatten(2), self.o.to(x.dtype))
         return out if seeing is None else out * seeing[:, None, None]
 
-    def weights(self, x: Tensor, states: Tensor) -> Tensor:
+    def weights(self, x: Tensor, states: Tensor, at_once: int) -> Iterator[Tensor]:
         """How much each head of each position attends to each state.
 
         Args:
             x: [T, D] behind self-attention.
-            states: [N, S], one at least.
+            states: [N, S], one at least; their keys are made once.
+            at_once: positions whose weights are held at the same time.
 
-        Returns:
-            [H, T, N] float32; a position's are 1 together.
+        Yields:
+            [H, T_i, N] float32 for so many positions after the other; a position's are 1 together.
         """
         keys = F.linear(states.to(x.dtype), self.k.to(x.dtype)).view(len(states), self.shape.kv_heads, -1)
-        query = self._queries(x[None])[0].reshape(self.shape.kv_heads, -1, len(x), self.shape.head_width)
-        scores: Tensor = torch.einsum("kgte,nke->kgtn", query, keys).float() * self.shape.head_width**-0.5
-        return scores.softmax(-1).flatten(0, 1)
+        for some in torch.split(x, at_once):
+            query = self._queries(some[None])[0].reshape(self.shape.kv_heads, -1, len(some), self.shape.head_width)
+            scores: Tensor = torch.einsum("kgte,nke->kgtn", query, keys).float() * self.shape.head_width**-0.5
+            yield scores.softmax(-1).flatten(0, 1)
 
     def _queries(self, x: Tensor) -> Tensor:
         """[B, H, T, E] of [B, T, D]."""

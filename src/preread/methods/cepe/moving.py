@@ -47,8 +47,8 @@ def shares(decoder: Decoder, crossings: Crossings, prompt: Prompt, sizes: Sequen
     def listen(module: nn.Module, given: tuple[Tensor, Context]) -> None:
         assert isinstance(module, CrossAttention)
         x, context = given
-        for some in torch.split(x[0, prompt.shared :], AT_ONCE):
-            seen = torch.split(module.weights(some, context.states[0]), list(sizes), dim=-1)
+        for weights in module.weights(x[0, prompt.shared :], context.states[0], AT_ONCE):
+            seen = torch.split(weights, list(sizes), dim=-1)
             heads = torch.stack([own.sum(-1).amax(-1) for own in seen])
             if module.gate is not None:
                 heads *= module.gate.float().abs()
