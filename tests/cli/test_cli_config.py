@@ -82,6 +82,19 @@ def test_configured_settings_are_for_new_collections_only(run, log, tmp_path):
     assert "the settings that default was made with" in err
 
 
+def test_every_setting_of_a_method_can_be_said_where_a_collection_begins(run, log, tmp_path):
+    says = ("add", str(log), "--method", "cepe", "--model", "tiny")
+    code, _, err = run(*says, "--set", "movd=0")
+    assert (code, "Did you mean moved?" in err) == (2, True)
+    code, _, err = run(*says, "--set", "kept=int9")
+    assert (code, "int8" in err) == (2, True)
+    assert run(*says, "--set", "moved=0", "--set", "kept=int8")[0] == 0
+    assert Library(tmp_path / "library").collection("default").settings.options == {"moved": 0, "kept": "int8"}
+    assert run("add", str(log))[0] == 0
+    code, _, err = run("add", str(log), "--method", "cepe", "--set", "moved=3")
+    assert (code, "was made with" in err) == (2, True)
+
+
 def test_a_configured_option_is_for_the_methods_that_have_it(run, log, tmp_path):
     Path("preread.toml").write_text('model = "tiny"\nratio = 4')
     assert run("add", str(log), "--method", "text", "--collection", "plain")[0] == 0

@@ -110,6 +110,36 @@ def test_the_teacher_is_the_decoder_that_reads_it_all(handle):
     assert near.abs() < 1e-4 < far
 
 
+def test_a_strange_context_is_taught_to_change_nothing(handle):
+    """Another row's context stands beside, and the teacher knows nothing of any: a closed gate has nothing to learn."""
+    objective = handle.objective("distil", near=16, hidden=0.0, strange=1.0)
+    batch = _batch()
+    swapped = torch.cat([batch.ids.roll(1, 0)[:, :-16], batch.ids[:, -16:]], 1)
+    with torch.no_grad():
+        strange = objective(batch)
+        own = handle.objective("lm", near=16, hidden=0.0)(TextBatch(swapped, batch.seed))
+        torch.testing.assert_close(strange["lm"], own["lm"], atol=1e-6, rtol=0)
+        assert strange["distil"] > 1e-4
+        for module in handle.reader.crossings.modules_by_layer.values():
+            module.gate.data.zero_()
+        assert objective(batch)["distil"].abs() < 1e-5
+        assert handle.objective("distil", near=16, hidden=0.0)(batch)["distil"] > 1e-4
+
+
+def test_half_of_the_contexts_are_strange_where_it_says_so(handle):
+    objective = handle.objective("distil", near=16, hidden=0.0, strange=0.5)
+    own = handle.objective("distil", near=16, hidden=0.0)
+    with torch.no_grad():
+        losses = [objective(_batch(rows=2, seed=seed))["distil"] for seed in range(24)]
+        found = {round(float(loss), 5) for loss in losses}
+        assert round(float(own(_batch())["distil"]), 5) in found
+    assert len(found) == 4  # neither row, the first, the second, both
+    with pytest.raises(UsageError, match="rows"):
+        objective(_batch(rows=1))
+    with pytest.raises(UsageError, match="0 to 1"):
+        handle.objective("distil", near=16, strange=1.5)
+
+
 def test_checkpointing_changes_no_gradient(tiny_decoder):
     found = []
     for levers in (Levers("none"), Levers("full"), Levers("selective"), Levers("full", tiles=2)):

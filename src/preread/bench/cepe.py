@@ -216,7 +216,7 @@ def bench(
     work.mkdir(parents=True, exist_ok=True)
     with method.attach(decoder) as handle:  # its shape is that of the weights, where there are some
         reader = json.loads(json.dumps(asdict(handle.reader.config)))
-    about = {"shape": shape, "reader": reader, "repeats": repeats, "seed": seed, "device": device()}
+    about = {"shape": shape, "reader": reader, "seed": seed, "device": device()}
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {"about": about, "rows": {}}
     if found["about"] != about:
         raise UsageError(

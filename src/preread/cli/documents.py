@@ -24,7 +24,7 @@ from preread.core.errors import UsageError
 if TYPE_CHECKING:
     from preread.collection.settings import Settings
 
-DECIDED = ("model", "method", "ratio", "segments", "window")
+DECIDED = ("model", "method", "ratio", "segments", "set_", "window")
 """What is decided once for a collection."""
 
 
@@ -38,6 +38,10 @@ def add(
     method: MethodOption = None,
     ratio: Annotated[float | None, typer.Option(help="Tokens a summary embedding stands for. New collections.")] = None,
     segments: Annotated[str | None, typer.Option(help="independent or recursive. New collections.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One of the method's settings, as moved=0; may be repeated. New collections."),
+    ] = None,
     window: Annotated[
         int | None, typer.Option(min=1, help="Positions that the decoder reads, fewer than its own. New collections.")
     ] = None,
@@ -56,7 +60,8 @@ def add(
     from preread import render
     from preread.library import Library
 
-    settings: Settings | None = _settings(context, model, method, {"ratio": ratio, "segments": segments}, window)
+    options = {"ratio": ratio, "segments": segments}
+    settings: Settings | None = _settings(context, model, method, options, set_ or [], window)
     opened = Library(library)
     if opened.store.documents(collection) and not any(typed(context, name) for name in DECIDED):
         settings = None  # what is configured is for new collections
@@ -153,15 +158,21 @@ def forget(
 
 
 def _settings(
-    context: typer.Context, model: str | None, method: str | None, options: dict[str, Any], window: int | None
+    context: typer.Context,
+    model: str | None,
+    method: str | None,
+    options: dict[str, Any],
+    overrides: list[str],
+    window: int | None,
 ) -> Settings:
     """Settings of a new collection; a configured option that the method does not have is for other methods."""
     from preread.collection.settings import Settings, known
+    from preread.core.config import overridden
 
     bare = Settings()
     has = known(method or bare.method).__dataclass_fields__
     own = {key: value for key, value in options.items() if value is not None and (key in has or typed(context, key))}
-    return Settings(model or bare.model, method or bare.method, own, window=window)
+    return Settings(model or bare.model, method or bare.method, overridden(own, overrides), window=window)
 
 
 def _library(library: Path | None) -> Path:

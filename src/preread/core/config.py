@@ -26,9 +26,7 @@ def build(kind: type[C], values: Mapping[str, Any], overrides: Iterable[str] = (
     Raises:
         UsageError: an unknown key (with the nearest known one), a value of the wrong type, or a bad override.
     """
-    tree: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_plain(dict(values)))) or {}
-    for override in overrides:
-        _set(tree, override)
+    tree = overridden(values, overrides)
     _refuse_unknown_keys(kind, tree, path="")
     try:
         return TypeAdapter(kind).validate_python(tree)
@@ -41,6 +39,18 @@ def build(kind: type[C], values: Mapping[str, Any], overrides: Iterable[str] = (
             consequence=f"No {kind.__name__} was made.",
             remedy=f"Correct {where} in the recipe or the override.",
         ) from error
+
+
+def overridden(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of nested mappings with `a.b=c` overrides on top.
+
+    Raises:
+        UsageError: a bad override.
+    """
+    tree: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_plain(dict(values)))) or {}
+    for override in overrides:
+        _set(tree, override)
+    return tree
 
 
 def load(kind: type[C], path: Path, overrides: Iterable[str] = ()) -> C:

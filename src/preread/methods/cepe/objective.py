@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -107,6 +107,8 @@ class ReadObjective(ReaderObjective):
         UsageError: as `ReaderObjective`.
     """
 
+    term: ClassVar[str] = "lm"
+
     def __init__(
         self,
         reader: Reader,
@@ -125,7 +127,7 @@ class ReadObjective(ReaderObjective):
             UsageError: the windows hold no context.
         """
         context, text = self._divided(batch.ids)
-        return self._terms(batch, self._states(list(context), batch.seed), text)
+        return {self.term: self._losses(self._states(list(context), batch.seed), text)[0]}
 
     def attended(self, window: int) -> int:
         """All that stands before `near`."""
@@ -136,9 +138,6 @@ class ReadObjective(ReaderObjective):
         if not 1 < self.near < ids.shape[1]:
             raise senseless(f"`near` from 2 to below the window of {ids.shape[1]}", str(self.near))
         return ids[:, : -self.near], ids[:, -self.near :]
-
-    def _terms(self, batch: TextBatch, context: Context, text: Tensor) -> dict[str, Tensor]:  # noqa: ARG002 for the others
-        return {"lm": self._losses(context, text)[0]}
 
     def _states(self, contexts: Sequence[Tensor], seed: int) -> Context:
         """The encoder's states of each row's chunks, of which some cannot be seen."""
@@ -182,6 +181,8 @@ class ReadObjective(ReaderObjective):
 class CopyObjective(ReadObjective):
     """Loss term `copy`: the last `near` tokens of a window, with themselves beside them."""
 
+    term: ClassVar[str] = "copy"
+
     def _divided(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         text = ids[:, -self.near :]
         return text, text
@@ -190,9 +191,6 @@ class CopyObjective(ReadObjective):
         """The text itself."""
         return min(self.near, window)
 
-    def _terms(self, batch: TextBatch, context: Context, text: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        return {"copy": self._losses(context, text)[0]}
-
 
 class DistilObjective(ReadObjective):
     """Loss terms `lm` and `distil`, KL to the decoder that reads the whole window (CEPED: cross-entropy + 2 KL).
@@ -200,21 +198,54 @@ class DistilObjective(ReadObjective):
     Args:
         weight: of the KL.
         top_k: how much of the teacher's distribution is used.
+        strange: share of the rows beside which the context of another row stands, and whose teacher reads the text
+            alone: that what has nothing to do with a text is to change nothing. Ours, not the paper's.
+
+    Raises:
+        UsageError: as `ReadObjective`; or `strange` is no share.
     """
 
     def __init__(
-        self, reader: Reader, finish: Callable[[], object], weight: float = 2.0, top_k: int = 50, **settings: Any
+        self,
+        reader: Reader,
+        finish: Callable[[], object],
+        weight: float = 2.0,
+        top_k: int = 50,
+        strange: float = 0.0,
+        **settings: Any,
     ) -> None:
         super().__init__(reader, finish, **settings)
-        self.weight, self.top_k = weight, top_k
+        if not 0 <= strange <= 1:
+            raise senseless("`strange` from 0 to 1", str(strange))
+        self.weight, self.top_k, self.strange = weight, top_k, strange
 
-    def _terms(self, batch: TextBatch, context: Context, text: Tensor) -> dict[str, Tensor]:
-        decoder = self.reader.decoder
-        with torch.no_grad(), decoder.adapters.use(None), decoder.beside.use({}):
-            states = decoder.hidden(decoder.embed(self._led(batch.ids)))
-        taught = teach(decoder.logits, self._predicting(states, text), self.top_k)
-        lm, distil = self._losses(context, text, taught)
+    def forward(self, batch: TextBatch) -> dict[str, Tensor]:
+        """Loss terms by name.
+
+        Raises:
+            UsageError: the windows hold no context, or none has another's beside it to take.
+        """
+        context, text = self._divided(batch.ids)
+        strange = torch.zeros(len(text), dtype=torch.bool)
+        if self.strange:
+            if len(text) < 2:
+                raise senseless("`rows` of 2 or more where `strange` is above 0", str(len(text)))
+            draw = torch.Generator().manual_seed(batch.seed + 1)  # not what hides contexts
+            strange = torch.rand(len(text), generator=draw) < self.strange
+        beside = torch.where(strange[:, None].to(context.device), context.roll(1, 0), context)
+        taught = self._taught(batch.ids, text, strange)
+        lm, distil = self._losses(self._states(list(beside), batch.seed), text, taught)
         return {"lm": lm, "distil": self.weight * distil}
+
+    @torch.no_grad()
+    def _taught(self, ids: Tensor, text: Tensor, strange: Tensor) -> TopK:
+        """What the decoder says behind each judged token, reading the whole window, or a strange row's text alone."""
+        decoder, predicting = self.reader.decoder, []
+        with decoder.adapters.use(None), decoder.beside.use({}):
+            for window, own, alone in zip(ids, text, strange, strict=True):  # one by one, being of two lengths
+                states = decoder.hidden(decoder.embed(self._led((own if alone else window)[None])))
+                predicting.append(self._predicting(states, own[None]))
+        return teach(decoder.logits, torch.cat(predicting), self.top_k)
 
 
 def _parameters(reader: Reader, part: Part) -> list[torch.nn.Parameter]:
