@@ -195,11 +195,21 @@ def test_mistakes_are_named(data, change, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("change", ["phases=[{}, {stage: magic}]", "phases=[{}, {objective: {magic: 1}}]"])
-def test_a_senseless_phase_is_told_before_anything_is_read_or_trained(data, change):
+@pytest.mark.parametrize(
+    ("values", "change", "message"),
+    [
+        ("lloco", "phases=[{}, {stage: magic}]", "magic"),
+        ("lloco", "phases=[{}, {objective: {magic: 1}}]", "magic"),
+        ("lloco", "phases=[{}, {window: 19}]", "two segments"),
+        ("lloco", "phases=[{}, {rows: 1, objective: {distractors: 1}}]", "two documents"),
+        ("cepe", "phases=[{}, {window: 20}]", "below the window of 20"),
+        ("cepe", "phases=[{}, {stage: distil, rows: 1, objective: {near: 9, strange: 0.1}}]", "`rows` of 2"),
+    ],
+)
+def test_a_senseless_phase_is_told_before_anything_is_read_or_trained(data, values, change, message):
     (data / "texts.jsonl").unlink()
-    with pytest.raises(UsageError, match="magic"):
-        run(build(Recipe, VALUES, [change]), data, data / "out")
+    with pytest.raises(UsageError, match=message):
+        run(build(Recipe, {"lloco": VALUES, "cepe": READER}[values], [change]), data, data / "out")
     assert not (data / "out").exists()
 
 

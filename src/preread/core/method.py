@@ -40,6 +40,17 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Loss terms by name, already weighted: the loss is their sum. Each is a scalar."""
 
+    def expect(self, rows: int, window: int) -> None:
+        """Refuse windows that this stage learns nothing from.
+
+        Args:
+            rows: of a batch.
+            window: tokens of each.
+
+        Raises:
+            UsageError: they do not suit.
+        """
+
     def share(self, sharing: Sharing) -> None:
         """From here on each process of several is given the same batches, and reads its part of their rows.
 

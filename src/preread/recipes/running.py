@@ -204,7 +204,7 @@ def _prepared(recipe: Recipe, data: Path) -> Iterator[_Prepared]:
     with method.attach(decoder) as handle:
         with torch.random.fork_rng():  # senseless phases are told before texts are read and those before them trained
             for phase in phases(recipe):
-                _objective(handle, phase)
+                _objective(handle, phase).expect(phase.rows, phase.window)
         yield _Prepared(handle, *_sources(recipe, data, decoder))
 
 

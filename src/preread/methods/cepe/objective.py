@@ -124,10 +124,15 @@ class ReadObjective(ReaderObjective):
         """Loss terms by name.
 
         Raises:
-            UsageError: the windows hold no context.
+            UsageError: as `expect`.
         """
         context, text = self._divided(batch.ids)
         return {self.term: self._losses(self._states(list(context), batch.seed), text)[0]}
+
+    def expect(self, rows: int, window: int) -> None:  # noqa: ARG002 - for other stages
+        """As `Objective.expect`: refuse windows that hold no context."""
+        if not 1 < self.near < window:
+            raise senseless(f"`near` from 2 to below the window of {window}", str(self.near))
 
     def attended(self, window: int) -> int:
         """All that stands before `near`."""
@@ -135,8 +140,7 @@ class ReadObjective(ReaderObjective):
 
     def _divided(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T] windows as context [B, N] and text [B, T - N]."""
-        if not 1 < self.near < ids.shape[1]:
-            raise senseless(f"`near` from 2 to below the window of {ids.shape[1]}", str(self.near))
+        self.expect(*ids.shape)
         return ids[:, : -self.near], ids[:, -self.near :]
 
     def _states(self, contexts: Sequence[Tensor], seed: int) -> Context:
@@ -183,13 +187,16 @@ class CopyObjective(ReadObjective):
 
     term: ClassVar[str] = "copy"
 
-    def _divided(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        text = ids[:, -self.near :]
-        return text, text
+    def expect(self, rows: int, window: int) -> None:
+        """Windows of any size: the text is its own context."""
 
     def attended(self, window: int) -> int:
         """The text itself."""
         return min(self.near, window)
+
+    def _divided(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        text = ids[:, -self.near :]
+        return text, text
 
 
 class DistilObjective(ReadObjective):
@@ -219,19 +226,21 @@ class DistilObjective(ReadObjective):
             raise senseless("`strange` from 0 to 1", str(strange))
         self.weight, self.top_k, self.strange = weight, top_k, strange
 
+    def expect(self, rows: int, window: int) -> None:
+        """As `Objective.expect`: refuse windows that hold no context, or none of another row to take."""
+        super().expect(rows, window)
+        if self.strange and rows < 2:
+            raise senseless("`rows` of 2 or more where `strange` is above 0", str(rows))
+
     def forward(self, batch: TextBatch) -> dict[str, Tensor]:
         """Loss terms by name.
 
         Raises:
-            UsageError: the windows hold no context, or none has another's beside it to take.
+            UsageError: as `expect`.
         """
         context, text = self._divided(batch.ids)
-        strange = torch.zeros(len(text), dtype=torch.bool)
-        if self.strange:
-            if len(text) < 2:
-                raise senseless("`rows` of 2 or more where `strange` is above 0", str(len(text)))
-            draw = torch.Generator().manual_seed(batch.seed + 1)  # not what hides contexts
-            strange = torch.rand(len(text), generator=draw) < self.strange
+        draw = torch.Generator().manual_seed(batch.seed + 1)  # not what hides contexts
+        strange = torch.rand(len(text), generator=draw) < self.strange
         beside = torch.where(strange[:, None].to(context.device), context.roll(1, 0), context)
         taught = self._taught(batch.ids, text, strange)
         lm, distil = self._losses(self._states(list(beside), batch.seed), text, taught)

@@ -85,14 +85,25 @@ class CompressObjective(Objective):
         self.detach_every, self.top_k = detach_every, top_k
         self.marker = compressor.decoder.tokens(MARKER)
 
+    def expect(self, rows: int, window: int) -> None:
+        """As `Objective.expect`: two of the shortest segments fit, and where others are asked for there are some."""
+        if window < 2 * self.segment_tokens[0]:
+            raise _senseless(f"a window of two segments at least, {2 * self.segment_tokens[0]} tokens", str(window))
+        if rows < 2 and (self.general or self.distractors):
+            raise UsageError(
+                expected="at least two documents in a batch, for `general` and `distractors`",
+                got=f"{rows}",
+                consequence="Nothing was trained.",
+                remedy="Set `rows` of the recipe to 2 or more.",
+            )
+
     def forward(self, batch: TextBatch) -> dict[str, Tensor]:
         """Loss terms `lm`, `distil`, `reconstruct` and `general`, those of weight zero left out.
 
         Raises:
-            UsageError: other documents' memories are asked for, and there is but one document; or two of the shortest
-                segments are longer than the window.
+            UsageError: as `expect`.
         """
-        self._require_others(len(batch.ids))
+        self.expect(*batch.ids.shape)
         generator = torch.Generator().manual_seed(batch.seed)
         length, ratio, recursive = self._draw(generator, batch.ids.shape[1])
         documents = [list(row.split(length)) for row in batch.ids]
@@ -151,19 +162,8 @@ class CompressObjective(Objective):
         """Most segments that are read in a row."""
         return window // self.segment_tokens[0] if self.segments != "independent" else 1
 
-    def _require_others(self, rows: int) -> None:
-        if rows < 2 and (self.general or self.distractors):
-            raise UsageError(
-                expected="at least two documents in a batch, for `general` and `distractors`",
-                got=f"{rows}",
-                consequence="Nothing was trained.",
-                remedy="Set `rows` of the recipe to 2 or more.",
-            )
-
     def _draw(self, generator: torch.Generator, window: int) -> tuple[int, float, bool]:
         low, high = self.segment_tokens
-        if window < 2 * low:
-            raise _senseless(f"a window of two segments at least, {2 * low} tokens", str(window))
         # At least two segments, or there would be nothing to predict from a memory.
         length = int(torch.randint(low, min(high, window // 2) + 1, (), generator=generator))
         u = float(torch.rand((), generator=generator))
