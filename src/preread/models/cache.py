@@ -67,6 +67,6 @@ def _no_disk(name: str, got: str, where: Path) -> ResourceError:
     return ResourceError(
         expected=f"room to write {name} in {where}",
         got=got,
-        consequence="No decoder was loaded; nothing was kept.",
+        consequence="No model was loaded; nothing was kept.",
         remedy="Free some space, or set PREREAD_HOME (for hub models HF_HOME) to another disk.",
     )

@@ -194,7 +194,7 @@ def _damaged(path: Path, got: str) -> IntegrityError:
     return IntegrityError(
         expected=f"a whole GGUF file at {path}",
         got=got,
-        consequence="No decoder was loaded; nothing was kept.",
+        consequence="No model was loaded; nothing was kept.",
         remedy="Fetch the file again and compare its size or hash with the source's.",
     )
 

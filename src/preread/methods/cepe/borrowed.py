@@ -67,12 +67,6 @@ class BorrowedEncoder(Encoder):
         self.model.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def attach(self) -> None:
-        """Nothing of it sits on the decoder."""
-
-    def detach(self) -> None:
-        """Nothing of it sits on the decoder."""
-
     def embed(self, ids: Tensor, blank: Tensor | None = None) -> NoReturn:  # noqa: ARG002
         """It cannot: it reads text, not the decoder's tokens.
 

@@ -88,11 +88,9 @@ class Encoder(nn.Module, ABC):
             states += self._together(chunks[first : first + self.together], blank)
         return states
 
-    @abstractmethod
     def attach(self) -> None:
-        """Put on the decoder what acts on it inside `forward`."""
+        """Put on the decoder what acts on it inside `forward`; an encoder beside it has nothing to put there."""
 
-    @abstractmethod
     def detach(self) -> None:
         """Take it off; a second call does nothing."""
 

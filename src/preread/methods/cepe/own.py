@@ -87,12 +87,6 @@ class OwnEncoder(Encoder):
         with decoder.device:
             self.model = LlamaModel(shape)
 
-    def attach(self) -> None:
-        """Nothing of it sits on the decoder."""
-
-    def detach(self) -> None:
-        """Nothing of it sits on the decoder."""
-
     def embed(self, ids: Tensor, blank: Tensor | None = None) -> Tensor:
         """As `Encoder.embed`."""
         holes = ids == MEMORY
