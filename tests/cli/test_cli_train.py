@@ -28,8 +28,12 @@ def train(call, tmp_path, monkeypatch, tiny_decoder):
     text = "On day 3 the storm met the keeper and the lamp burned. " * 20
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": text}) + "\n")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(VALUES))
-    where = ["--recipe", str(tmp_path / "recipe.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
-    return lambda *more: call("train", "compressor", *where, "--model", "tiny:int8", *more)
+    where = ["--recipe", str(tmp_path / "recipe.yaml"), "--data", str(tmp_path), "--model", "tiny:int8"]
+
+    def trained(*more, out=("--out", str(tmp_path / "out"))):
+        return call("train", "compressor", *where, *out, *more)
+
+    return trained
 
 
 def test_estimate_says_the_cost_and_trains_nothing(train, tmp_path):
@@ -39,6 +43,12 @@ def test_estimate_says_the_cost_and_trains_nothing(train, tmp_path):
     assert cost["flops"] > 0
     assert not (tmp_path / "out").exists()
     assert "TFLOP" in train("--estimate")[1]
+
+
+def test_a_folder_is_asked_for_where_something_is_trained_and_for_an_estimate_is_not(train):
+    assert train("--estimate", out=())[0] == 0
+    code, _, err = train("--yes", out=())
+    assert (code, "Expected --out FOLDER" in err, "Nothing was trained" in err) == (2, True, True), err
 
 
 def test_a_run_says_its_cost_first_and_where_nobody_answers_goes_on(train, tmp_path):

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from preread.cli.app import JsonOption, SetOption, emit, say, train_app
+from preread.core.errors import UsageError
 
 if TYPE_CHECKING:
     from preread.recipes import Recipe
     from preread.training.loop import Outcome
 
 DataOption = Annotated[Path, typer.Option(help="Folder that the recipe's files are in.")]
-OutOption = Annotated[Path, typer.Option(help="Folder for checkpoints, log and the result.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder for checkpoints, log and the result; --estimate needs none.")
+]
 ModelOption = Annotated[str | None, typer.Option(help="Decoder, instead of the recipe's; `:int8` behind it quantises.")]
 EstimateOption = Annotated[bool, typer.Option("--estimate", help="Only say what it will cost.")]
 
@@ -41,7 +44,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Neither estimate n
 def compressor(
     recipe: Annotated[Path, typer.Option(help="YAML recipe.")],
     data: DataOption,
-    out: OutOption,
+    out: OutOption = None,
     model: ModelOption = None,
     estimate: EstimateOption = False,
     yes: YesOption = False,
@@ -62,7 +65,7 @@ def compressor(
 def cepe(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
     data: DataOption,
-    out: OutOption,
+    out: OutOption = None,
     model: ModelOption = None,
     estimate: EstimateOption = False,
     yes: YesOption = False,
@@ -83,7 +86,7 @@ def cepe(
 def longlora(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
     data: DataOption,
-    out: OutOption,
+    out: OutOption = None,
     model: ModelOption = None,
     estimate: EstimateOption = False,
     yes: YesOption = False,
@@ -109,7 +112,7 @@ def longlora(
 
         expect_free(export)  # before hours of training, not behind them
     outcome = _train(recipe, data, out, model, estimate, yes, set_, json_, fit)
-    if outcome and outcome.finished and export:
+    if out and export and outcome and outcome.finished:
         from preread.recipes import TRAINED
 
         say(f"exported to {export_trained(out / TRAINED, export)}")
@@ -151,11 +154,11 @@ def _levers(recipe: Recipe) -> str:
     )
 
 
-def _installing(outcome: Outcome | None, out: Path, name: str | None, as_json: bool) -> None:
+def _installing(outcome: Outcome | None, out: Path | None, name: str | None, as_json: bool) -> None:
     """Report a run, whose result is put under a name where there is one."""
     from preread import recipes
 
-    if outcome and outcome.finished and name:
+    if out and name and outcome and outcome.finished:
         say(f"installed at {recipes.install(out, name)}")
     _report(outcome, as_json)
 
@@ -170,7 +173,7 @@ def _recipe(recipe: Path, model: str | None, changes: list[str] | None) -> Recip
 def _train(
     recipe: Path,
     data: Path,
-    out: Path,
+    out: Path | None,
     model: str | None,
     estimate: bool,
     yes: bool,
@@ -190,12 +193,18 @@ def _train(
 
         chosen, found = sizing.fitted(chosen, sizing.here())
         say(f"{_levers(chosen)}\n{found.table}")
-    if estimate or not (yes or any(out.rglob(NAME))):  # of any phase
-        cost = recipes.estimate(chosen, data)
-        if estimate:
-            emit(cost, as_json, lambda found: found.line)
-            return None
-        say(cost.line)
+    if estimate:
+        emit(recipes.estimate(chosen, data), as_json, lambda found: found.line)
+        return None
+    if out is None:
+        raise UsageError(
+            expected="--out FOLDER, for what is trained and what it goes on from",
+            got="none",
+            consequence="Nothing was trained.",
+            remedy="Add it, or --estimate to learn only what it costs.",
+        )
+    if not (yes or any(out.rglob(NAME))):  # of any phase
+        say(recipes.estimate(chosen, data).line)
         if sys.stdin.isatty():
             typer.confirm("Train it?", abort=True, err=True)
     outcome = recipes.run(chosen, data, out)
