@@ -29,6 +29,14 @@ def test_the_time_left_is_that_of_the_pace_so_far(monkeypatch, capsys):
     ]
 
 
+def test_what_was_done_before_says_nothing_of_the_pace(monkeypatch, capsys):
+    clock = iter([100.0, 160.0, 160.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress("training", 10, done=6) as advance:
+        advance(1)
+    assert capsys.readouterr().err.splitlines()[1:] == ["training: 7 of 10 (0:03:00 left)"]
+
+
 def test_brackets_in_a_name_are_no_markup(monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)

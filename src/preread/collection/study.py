@@ -179,8 +179,7 @@ def _write(lessons: Lessons, engine: Engine, path: Path, until: float | None) ->
     wanted, there = lessons.to_write, len(lessons.written)
     if there >= wanted:
         return True
-    with progress("writing questions, pieces", wanted) as advance:
-        advance(there)
+    with progress("writing questions, pieces", wanted, there) as advance:
         while len(lessons.written) < wanted:
             if until is not None and time.monotonic() > until:
                 return False

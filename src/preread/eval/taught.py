@@ -176,7 +176,7 @@ class SelfStudied(Taught):
         handle = Text().attach(kit.decoder)
         engine = LocalEngine(kit.decoder)
         taken: dict[str, set[str]] = {case.document.hash: set() for case, _ in todo}
-        with progress(f"writing questions about {self.task.label}", len(todo)) as advance:
+        with progress(f"writing questions about {self.task.label}", len(todo), len(written)) as advance:
             for number, (case, piece) in enumerate(todo):
                 if number >= len(written):
                     if until is not None and time.monotonic() >= until:
@@ -185,8 +185,8 @@ class SelfStudied(Taught):
                     asked = taken[case.document.hash]
                     written.append(selfstudy.write(engine, handle, piece, seed, self.writing.temperature, asked))
                     selfstudy.keep(path, written[number])
+                    advance()
                 taken[case.document.hash] |= {one.text.casefold() for one in written[number].questions}
-                advance()
         handle.detach()
         return True
 

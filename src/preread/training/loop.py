@@ -134,8 +134,7 @@ def train(
         if accelerator.is_main_process:
             checkpoint.save(folder, done, recipe, parameters, optimizer)
 
-    with deferred_interrupt() as interrupted, progress(what, config.steps) as advance:
-        advance(done)
+    with deferred_interrupt() as interrupted, progress(what, config.steps, done) as advance:
         while done < config.steps:
             late = config.minutes is not None and time.perf_counter() - start > 60 * config.minutes
             if _any(accelerator, late or interrupted()):
