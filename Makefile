@@ -1,5 +1,5 @@
 # make demo   environment, default model, ingest, compress, study, ask; prints the answers and what they cost
-# make test   the whole test suite
+# make test   the whole test suite, in two processes
 # make check  lint, types and floors
 
 PYTHON ?= python3.11
@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/preread demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check src tests

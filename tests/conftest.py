@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -110,6 +111,18 @@ def default_decoder() -> Decoder:
     from preread.models.loading import load
 
     return load("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts in turn: not here."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """The same random numbers whatever ran before, and in whichever process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

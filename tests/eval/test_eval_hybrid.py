@@ -20,6 +20,7 @@ from preread.eval.case import Case, Item
 from tests.conftest import WordCounts
 
 SHAPE = {"max_summary": 64, "lora": {"rank": 2}}
+READER = {"moved": 0, "fresh": True, "shape": {"begin": "copied", "encoder": {"layers": 1}}}
 SENTENCES = ("The keeper of the lighthouse slept.", "In winter the storm reached the island.", "The lamp burned.")
 TALE = Document("a", "a", "\n\n".join(f"{number}: {SENTENCES[number % 3]} " * 12 for number in range(9)))
 ITEMS = (Item("1", "Who slept?", ("The keeper", "he")), Item("2", "What burned in 5?", ("the lamp",)))
@@ -48,6 +49,10 @@ def kit(kit_of, tiny_decoder):
     kit.__dict__["embedder"] = WordCounts()
     assert len(kit.passages(TALE)) > 4
     return kit
+
+
+def answered(answerer, kit):
+    return answerer.respond(kit, CASE, 2).responses
 
 
 @given(st.data())
@@ -111,15 +116,51 @@ def test_memory_and_text_of_the_best_passages_stand_in_one_prompt(kit, method, s
             assert int((prompt.ids != MEMORY).sum()) > 0.5 * sum(len(p.ids) for p in kit.passages(TALE)) / 4
 
 
+def test_beside_the_decoder_the_prompt_is_that_of_the_found_passages(kit):
+    hybrid, retrieved = Hybrid("cepe", READER, passages=2), Retrieved(passages=2)
+    with hybrid.laid(kit, CASE, ITEMS) as mine, retrieved.laid(kit, CASE, ITEMS) as found:
+        assert [prompt.ids.tolist() for prompt in mine.prompts] == [prompt.ids.tolist() for prompt in found.prompts]
+    for one, other in zip(answered(hybrid, kit), answered(retrieved, kit), strict=True):
+        assert one.positions == other.positions
+        assert one.references[0].nats != other.references[0].nats, "the states of the others are read"
+
+
+@METHODS
+def test_passages_are_a_budget_too(kit, method, settings):
+    two, every = (Hybrid(method, settings, passages=count) for count in (2, 99))
+    found, full = Retrieved(passages=2), Full()
+    assert [one.positions for one in answered(two, kit)] == [one.positions for one in answered(found, kit)]
+    assert [one.answer for one in answered(every, kit)] == [one.answer for one in answered(full, kit)]
+    assert two.label.endswith("+ text, 2 passages in all")
+
+
 def test_what_changes_its_answers_changes_its_key(kit):
     one = Hybrid("kv", {"ratio": 16}, 4)
-    keys = [answerer.key(kit) for answerer in (one, replace(one, ratio=8.0), Hybrid("kv", {"ratio": 30}, 4))]
-    assert len(set(keys)) == 3
+    keys = [
+        answerer.key(kit)
+        for answerer in (
+            one,
+            replace(one, ratio=8.0),
+            replace(one, ratio=None, passages=4),
+            Hybrid("kv", {"ratio": 30}, 4),
+        )
+    ]
+    assert len(set(keys)) == 4
     assert Remembered("kv", {"ratio": 16}).key(kit) in keys[0]
     assert one.label == "kv 16x + text, 4x in all"
 
 
-def test_it_needs_memories_and_a_ratio():
-    for wrong in (("text", {}, 4), ("kv", {"ratio": 16}, 0.5), ("paper", {}, 4), ("kv", {"rate": 1}, 4)):
+def test_it_needs_memories_and_one_budget():
+    good = {"method": "kv", "settings": {"ratio": 16}, "ratio": 4}
+    for wrong in (
+        {"method": "text", "settings": {}},
+        {"method": "paper"},
+        {"settings": {"rate": 1}},
+        {"ratio": 0.5},
+        {"ratio": None},
+        {"passages": 2},
+        {"ratio": None, "passages": 0},
+    ):
         with pytest.raises(UsageError):
-            Hybrid(*wrong)
+            Hybrid(**{**good, **wrong})
+    Hybrid(**good)

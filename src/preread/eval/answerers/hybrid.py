@@ -37,18 +37,28 @@ class Hybrid(Prompted):
         method: whose memories.
         settings: its own, such as `ratio`.
         ratio: of the budget: as many positions as a memory at that ratio takes, the text's tokens / ratio, rounded up.
+        passages: the budget instead: as many positions as so many of the best passages take as text, as `ask` has it.
 
     Raises:
-        UsageError: no such method or setting, no memories, or no such ratio.
+        UsageError: no such method or setting, no memories, or not one of the two budgets.
     """
 
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
-    ratio: float = 8.0
+    ratio: float | None = None
+    passages: int | None = None
     kind: ClassVar[str] = "hybrid"
 
     def __post_init__(self) -> None:
-        expect_ratio(self.ratio, "Choose 8 for one position in 8.")
+        if self.ratio is not None and self.passages is None:
+            expect_ratio(self.ratio, "Choose 8 for one position in 8.")
+        elif self.ratio is not None or self.passages is None or self.passages < 1:
+            raise UsageError(
+                expected="a ratio, or passages from 1 on, and not both",
+                got=f"ratio {self.ratio}, passages {self.passages}",
+                consequence="Nothing was judged.",
+                remedy="Choose ratio: 8 for one position in 8, or passages: 5 for what five take as text.",
+            )
         assert self.memory  # its settings are refused now, not when its turn comes
         if self.method == Text.name:
             raise UsageError("a method with memories", self.method, "Nothing was judged.", "Choose kv or lloco.")
@@ -60,8 +70,9 @@ class Hybrid(Prompted):
 
     @property
     def label(self) -> str:
-        """As tables name it: `kv 16x + text, 8x in all`."""
-        return f"{self.memory.label} + text, {self.ratio:g}x in all"
+        """As tables name it: `kv 16x + text, 8x in all`, `cepe moved 0 + text, 2 passages in all`."""
+        size = f"{self.passages} passages" if self.ratio is None else f"{self.ratio:g}x"
+        return f"{self.memory.label} + text, {size} in all"
 
     def key(self, kit: Kit) -> str:
         """The settings, and who makes the memories."""
@@ -83,7 +94,6 @@ class Hybrid(Prompted):
     def laid(self, kit: Kit, case: Case, items: Sequence[Item], adapter: str | None = None) -> Iterator[Layout]:
         """As `Prompted.laid`."""
         passages = kit.passages(case.document)
-        budget = ceil(sum(len(passage.ids) for passage in passages) / self.ratio)
         rankings = Retrieved().ranked(kit, case, items, len(passages))
         method = build(METHODS[self.method], self.settings)
         with method.attach(kit.decoder) as handle, Text().attach(kit.decoder) as text:
@@ -91,9 +101,14 @@ class Hybrid(Prompted):
                 warnings.simplefilter("ignore", BeyondTraining)  # the handle's caveats say the same with numbers
                 own = list(handle.encode(passages))
             warn(handle, own)
-            read = [mixed(ranking, own, text, budget) for ranking in rankings]
+            read = [mixed(ranking, own, text, self._budget(ranking)) for ranking in rankings]
             prompts = [handle.prompt(item.question, one, adapter) for item, one in zip(items, read, strict=True)]
             yield Layout(kit.decoder, prompts, stored_bytes(own) + Retrieved().stored(kit, case.document))
+
+    def _budget(self, ranking: Sequence[Passage]) -> int:
+        """Positions for an item, all passages of the document being ranked for it."""
+        tokens = sum(len(passage.ids) for passage in ranking[: self.passages])
+        return ceil(tokens / (self.ratio or 1))
 
 
 def mixed(ranking: Sequence[Passage], memories: Sequence[Memory], text: Handle, budget: int) -> list[Memory]:
