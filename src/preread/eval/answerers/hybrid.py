@@ -61,7 +61,7 @@ class Hybrid(Prompted):
             )
         assert self.memory  # its settings are refused now, not when its turn comes
         if self.method == Text.name:
-            raise UsageError("a method with memories", self.method, "Nothing was judged.", "Choose kv or lloco.")
+            raise UsageError("a method with memories", self.method, "Nothing was judged.", "Choose kv, lloco or cepe.")
 
     @property
     def memory(self) -> Remembered:
